@@ -4,6 +4,8 @@
 pub mod argo;
 pub mod flags;
 pub mod gojson;
+#[cfg(feature = "https")]
+pub mod https;
 #[cfg(feature = "ir")]
 pub mod ir;
 #[cfg(feature = "kubeapi")]

@@ -1,0 +1,335 @@
+//! Executions: one per task, DAG, loop iteration and importer of a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kfp_proto::ml_metadata as pb;
+use kfp_proto::ml_metadata::execution::State;
+use kfp_proto::ml_metadata::value::Value as Kind;
+use prost_types::{Struct, Value};
+
+use super::{Client, Error, Run, names, rpc, struct_value, text};
+
+/// An execution as stored, with its properties by name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    /// The stored message.
+    pub message: pb::Execution,
+}
+
+impl Execution {
+    /// The execution's id.
+    #[must_use]
+    pub fn id(&self) -> i64 {
+        self.message.id()
+    }
+
+    /// Name of the execution's type, for instance [`names::DAG_EXECUTION`].
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        self.message.r#type()
+    }
+
+    /// Whether this is a DAG; everything else is a leaf.
+    #[must_use]
+    pub fn is_dag(&self) -> bool {
+        self.type_name() == names::DAG_EXECUTION
+    }
+
+    /// Last known state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.message.last_known_state()
+    }
+
+    /// Whether the execution produced its outputs, by running or from the cache.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        matches!(self.state(), State::Complete | State::Cached)
+    }
+
+    fn property(&self, name: &str) -> Option<&Kind> {
+        self.message.custom_properties.get(name)?.value.as_ref()
+    }
+
+    /// A string property; empty when absent.
+    #[must_use]
+    pub fn text(&self, name: &str) -> &str {
+        match self.property(name) {
+            Some(Kind::StringValue(value)) => value,
+            _ => "",
+        }
+    }
+
+    /// An integer property.
+    #[must_use]
+    pub fn int(&self, name: &str) -> Option<i64> {
+        match self.property(name) {
+            Some(Kind::IntValue(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// A struct property.
+    #[must_use]
+    pub fn fields(&self, name: &str) -> Option<&BTreeMap<String, Value>> {
+        match self.property(name) {
+            Some(Kind::StructValue(value)) => Some(&value.fields),
+            _ => None,
+        }
+    }
+
+    /// The task's key in its parent DAG.
+    #[must_use]
+    pub fn task_name(&self) -> &str {
+        self.text(names::TASK_NAME)
+    }
+
+    /// Id of the parent DAG's execution; `None` for the root.
+    #[must_use]
+    pub fn parent_dag_id(&self) -> Option<i64> {
+        self.int(names::PARENT_DAG_ID)
+    }
+
+    /// Which loop iteration this is.
+    #[must_use]
+    pub fn iteration_index(&self) -> Option<i64> {
+        self.int(names::ITERATION_INDEX)
+    }
+
+    /// How many iterations this loop head has; `None` for everything else.
+    #[must_use]
+    pub fn iteration_count(&self) -> Option<i64> {
+        self.int(names::ITERATION_COUNT)
+    }
+
+    /// Input parameter values; empty when none were recorded.
+    #[must_use]
+    pub fn inputs(&self) -> BTreeMap<String, Value> {
+        self.fields(names::INPUTS).cloned().unwrap_or_default()
+    }
+
+    /// One output parameter value.
+    #[must_use]
+    pub fn output(&self, name: &str) -> Option<&Value> {
+        self.fields(names::OUTPUTS)?.get(name)
+    }
+
+    /// Output parameter values; empty when none were recorded.
+    #[must_use]
+    pub fn outputs(&self) -> BTreeMap<String, Value> {
+        self.fields(names::OUTPUTS).cloned().unwrap_or_default()
+    }
+
+    /// Sets or replaces a property; takes effect with the next update or publish.
+    pub fn set(&mut self, name: &str, value: pb::Value) {
+        self.message.custom_properties.insert(name.to_owned(), value);
+    }
+
+    /// Sets the state; takes effect with the next update.
+    pub fn set_state(&mut self, state: State) {
+        self.message.last_known_state = Some(state.into());
+    }
+}
+
+/// What to create. Properties are those of [`names`].
+#[derive(Clone, Debug, Default)]
+pub struct NewExecution {
+    /// Name of the execution's type.
+    pub type_name: &'static str,
+    /// Unique name among executions of the type; most executions have none.
+    pub name: Option<String>,
+    /// First state.
+    pub state: State,
+    /// Custom properties besides inputs.
+    pub properties: BTreeMap<String, pb::Value>,
+    /// Input parameter values; the property is left out when `None`.
+    pub inputs: Option<BTreeMap<String, Value>>,
+    /// Ids of the input artifacts in order, by input.
+    pub input_artifacts: BTreeMap<String, Vec<i64>>,
+}
+
+/// An output artifact to publish: new, or existing when `artifact.id` is set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Name of the output.
+    pub name: String,
+    /// The artifact; needs `type_id` (see [`Client::artifact_type`]) unless it exists.
+    pub artifact: pb::Artifact,
+}
+
+fn event(kind: pb::event::Type, name: &str, artifact: Option<i64>) -> pb::Event {
+    let step = pb::event::path::Step { value: Some(pb::event::path::step::Value::Key(name.to_owned())) };
+    pb::Event {
+        artifact_id: artifact,
+        r#type: Some(kind.into()),
+        path: Some(pb::event::Path { steps: vec![step] }),
+        ..Default::default()
+    }
+}
+
+/// Input events, at most one per artifact, and the property that keeps what events cannot express.
+fn input_events(
+    inputs: &BTreeMap<String, Vec<i64>>,
+) -> (Vec<pb::put_execution_request::ArtifactAndEvent>, Option<String>) {
+    let mut seen = BTreeSet::new();
+    let mut pairs = Vec::new();
+    let mut needs_property = false;
+    for (name, ids) in inputs {
+        needs_property |= ids.len() != 1;
+        for id in ids {
+            if seen.insert(*id) {
+                let event = Some(event(pb::event::Type::Input, name, Some(*id)));
+                pairs.push(pb::put_execution_request::ArtifactAndEvent { artifact: None, event });
+            } else {
+                needs_property = true;
+            }
+        }
+    }
+    let property = needs_property.then(|| serde_json::json!(inputs).to_string());
+    (pairs, property)
+}
+
+impl Client {
+    async fn execution_type(&self, name: &'static str) -> Result<i64, Error> {
+        if let Some(id) = self.known_type(name) {
+            return Ok(id);
+        }
+        let kind = pb::ExecutionType { name: Some(name.to_owned()), ..Default::default() };
+        let request = pb::PutExecutionTypeRequest { execution_type: Some(kind), ..Default::default() };
+        let id = rpc!(self, put_execution_type, request).await?.type_id();
+        self.learn_type(name, id);
+        Ok(id)
+    }
+
+    /// Creates an execution with its input events in the contexts of a run. If `new.name` is taken (a retried driver),
+    /// the existing execution is returned as it is.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn create_execution(&self, run: &Run, new: NewExecution) -> Result<Execution, Error> {
+        let type_id = self.execution_type(new.type_name).await?;
+        let mut custom_properties = new.properties;
+        if let Some(fields) = new.inputs {
+            custom_properties.insert(names::INPUTS.to_owned(), struct_value(Struct { fields }));
+        }
+        let (artifact_event_pairs, property) = input_events(&new.input_artifacts);
+        if let Some(property) = property {
+            custom_properties.insert(names::INPUT_ARTIFACTS.to_owned(), text(property));
+        }
+        let mut message = pb::Execution {
+            type_id: Some(type_id),
+            name: new.name.clone(),
+            last_known_state: Some(new.state.into()),
+            custom_properties,
+            ..Default::default()
+        };
+        let request = pb::PutExecutionRequest {
+            execution: Some(message.clone()),
+            artifact_event_pairs,
+            contexts: run.contexts(),
+            ..Default::default()
+        };
+        match (rpc!(self, put_execution, request).await, new.name) {
+            (Ok(answer), _) => {
+                message.id = answer.execution_id;
+                message.r#type = Some(new.type_name.to_owned());
+                Ok(Execution { message })
+            }
+            (Err(error), Some(name)) if error.is_already_exists() => self
+                .execution_by_name(new.type_name, &name)
+                .await?
+                .ok_or_else(|| Error::NotFound(format!("execution {} {name:?}", new.type_name))),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// The execution of a type with a name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn execution_by_name(&self, type_name: &str, name: &str) -> Result<Option<Execution>, Error> {
+        let request = pb::GetExecutionByTypeAndNameRequest {
+            type_name: Some(type_name.to_owned()),
+            execution_name: Some(name.to_owned()),
+            ..Default::default()
+        };
+        let found = rpc!(self, get_execution_by_type_and_name, request).await?.execution;
+        Ok(found.map(|message| Execution { message }))
+    }
+
+    /// The execution with an id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none, or when the store fails.
+    pub async fn execution(&self, id: i64) -> Result<Execution, Error> {
+        let request = pb::GetExecutionsByIdRequest { execution_ids: vec![id], ..Default::default() };
+        let found = rpc!(self, get_executions_by_id, request).await?.executions.into_iter().next();
+        found.map(|message| Execution { message }).ok_or_else(|| Error::NotFound(format!("execution {id}")))
+    }
+
+    /// Stores an execution's state and properties as they are in `execution`, replacing what was there.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn update_execution(&self, execution: &Execution) -> Result<(), Error> {
+        let request = pb::PutExecutionRequest { execution: Some(execution.message.clone()), ..Default::default() };
+        rpc!(self, put_execution, request).await.map(drop)
+    }
+
+    /// Records the end of an execution in one transaction: its state, output parameters (`None` leaves the property
+    /// out), output artifacts and their events, in the contexts of the run. Returns the artifacts' ids in order.
+    ///
+    /// # Errors
+    /// When the store fails; then nothing was recorded.
+    pub async fn publish(
+        &self,
+        run: &Run,
+        execution: &Execution,
+        state: State,
+        outputs: Option<BTreeMap<String, Value>>,
+        artifacts: Vec<Output>,
+    ) -> Result<Vec<i64>, Error> {
+        let mut execution = execution.clone();
+        execution.set_state(state);
+        if let Some(fields) = outputs {
+            execution.set(names::OUTPUTS, struct_value(Struct { fields }));
+        }
+        let mut seen = BTreeSet::new();
+        let artifact_event_pairs = artifacts
+            .into_iter()
+            .filter(|output| output.artifact.id.is_none_or(|id| seen.insert(id)))
+            .map(|output| pb::put_execution_request::ArtifactAndEvent {
+                event: Some(event(pb::event::Type::Output, &output.name, output.artifact.id)),
+                artifact: Some(output.artifact),
+            })
+            .collect();
+        let request = pb::PutExecutionRequest {
+            execution: Some(execution.message),
+            artifact_event_pairs,
+            contexts: run.contexts(),
+            ..Default::default()
+        };
+        Ok(rpc!(self, put_execution, request).await?.artifact_ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(list: &[(&str, &[i64])]) -> BTreeMap<String, Vec<i64>> {
+        list.iter().map(|(name, ids)| ((*name).to_owned(), ids.to_vec())).collect()
+    }
+
+    #[test]
+    fn one_event_per_artifact_and_a_property_only_where_needed() {
+        let (pairs, property) = input_events(&inputs(&[("a", &[1]), ("b", &[2])]));
+        assert_eq!((pairs.len(), property), (2, None));
+        let (pairs, property) = input_events(&inputs(&[("a", &[1]), ("b", &[1])]));
+        assert_eq!((pairs.len(), property.as_deref()), (1, Some(r#"{"a":[1],"b":[1]}"#)));
+        let (pairs, property) = input_events(&inputs(&[("a", &[3, 1, 3])]));
+        assert_eq!((pairs.len(), property.as_deref()), (2, Some(r#"{"a":[3,1,3]}"#)));
+        let (pairs, property) = input_events(&inputs(&[("a", &[])]));
+        assert_eq!((pairs.len(), property.as_deref()), (0, Some(r#"{"a":[]}"#)));
+    }
+}

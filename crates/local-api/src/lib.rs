@@ -1,1 +1,22 @@
-//! kfp-local-api.
+//! An embedded Kubernetes API: objects in memory and in SQLite, watches, and an HTTP face that
+//! kubectl and kube-rs accept.
+//!
+//! Components in the same process use [`Cluster`]; everything else uses [`serve`].
+
+mod cluster;
+mod error;
+mod logs;
+mod options;
+mod resource;
+mod selector;
+mod watch;
+
+pub use async_trait::async_trait;
+
+pub use cluster::{Cluster, List};
+pub use error::{ApiError, Error};
+pub use logs::{LogOptions, LogSource, LogStream};
+pub use options::{DeleteOptions, Patch, Propagation};
+pub use resource::{Resource, resources};
+pub use selector::Selectors;
+pub use watch::{EventKind, Watch, WatchEvent};

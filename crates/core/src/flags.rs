@@ -13,6 +13,7 @@ enum Kind {
     Int,
     Float,
     Bool,
+    Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +101,12 @@ impl Flags {
         self.add(name, Kind::Bool, default, help)
     }
 
+    /// Adds a duration flag in Go's syntax (`1h30m`, `300ms`); `default` is written the same way.
+    #[must_use]
+    pub fn duration(self, name: &'static str, default: &str, help: &'static str) -> Self {
+        self.add(name, Kind::Duration, default, help)
+    }
+
     /// Accepts and ignores the logging flags of Go's glog, which upstream's manifests pass.
     #[must_use]
     pub fn ignoring_glog(mut self) -> Self {
@@ -111,6 +118,8 @@ impl Flags {
             "vmodule",
             "log_dir",
             "log_backtrace_at",
+            "log_link",
+            "logbuflevel",
         ]);
         self
     }
@@ -174,6 +183,7 @@ impl Flags {
                 Kind::Int => parse_int(&value).map(|v| v.to_string()),
                 Kind::Float => value.parse::<f64>().ok().map(|v| v.to_string()),
                 Kind::Bool => parse_bool(&value).map(|v| v.to_string()),
+                Kind::Duration => parse_duration(&value).map(|_| value.clone()),
             }
             .ok_or_else(|| self.wrong(&format!("invalid value {value:?} for flag -{name}: parse error")))?;
             values.insert(known, value);
@@ -203,6 +213,7 @@ impl Flags {
                 Kind::Int => " int",
                 Kind::Float => " float",
                 Kind::Bool => "",
+                Kind::Duration => " duration",
             };
             let default = if flag.default.is_empty() { String::new() } else { format!(" (default {})", flag.default) };
             let _ = writeln!(text, "  --{name}{kind}\n        {}{default}", flag.help);
@@ -239,6 +250,31 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
+/// Durations as Go's `time.ParseDuration` reads them; `None` for anything else and for negative ones.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    if text == "0" {
+        return Some(std::time::Duration::ZERO);
+    }
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    let mut seconds = 0.0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let value: f64 = rest.get(..number)?.parse().ok()?;
+        let tail = rest.get(number..)?;
+        let (unit, scale) =
+            [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
+                .into_iter()
+                .find(|(unit, _)| tail.starts_with(unit) && !(*unit == "m" && tail.starts_with("ms")))?;
+        seconds += value * scale;
+        rest = tail.get(unit.len()..)?;
+    }
+    std::time::Duration::try_from_secs_f64(seconds).ok()
+}
+
 impl Values {
     /// The flag's text; empty for a flag that was never declared.
     #[must_use]
@@ -262,6 +298,12 @@ impl Values {
     #[must_use]
     pub fn bool(&self, name: &str) -> bool {
         self.text(name) == "true"
+    }
+
+    /// The flag as a duration; zero for a flag that was never declared as one.
+    #[must_use]
+    pub fn duration(&self, name: &str) -> std::time::Duration {
+        parse_duration(self.text(name)).unwrap_or_default()
     }
 
     /// Whether the flag stood on the command line, even with an empty value.
@@ -313,6 +355,17 @@ mod tests {
         assert_eq!(v.text("name"), "");
         assert!(v.given("name"));
         assert!(!v.given("n"));
+    }
+
+    #[test]
+    fn durations_read_as_in_go() {
+        let ms = |text| parse_duration(text).map(|d| d.as_millis());
+        for (text, want) in [("2m0s", 120_000), ("1h30m", 5_400_000), ("300ms", 300), ("1.5h", 5_400_000), ("0", 0)] {
+            assert_eq!(ms(text), Some(want), "{text}");
+        }
+        for text in ["", "5", "-1s", "1x", "s", "1s2", "1..5s"] {
+            assert_eq!(ms(text), None, "{text}");
+        }
     }
 
     #[test]

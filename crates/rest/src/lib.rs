@@ -121,7 +121,6 @@ impl Transcoder {
     }
 
     /// A router with this transcoder as its fallback, to be nested or merged by the server.
-    #[must_use]
     pub fn into_router(self) -> axum::Router {
         axum::Router::new().fallback(move |request: Request<Body>| {
             let transcoder = self.clone();

@@ -13,10 +13,10 @@ pub(crate) fn bind(route: &Route, variables: &[String], query: &str, body: &[u8]
     match &route.body {
         BodyField::None => {}
         BodyField::Whole => {
-            if let Some(whole) = parse(&Kind::Message(route.input.clone()), body)? {
-                if let Value::Message(whole) = whole {
-                    message = whole;
-                }
+            if let Some(whole) = parse(&Kind::Message(route.input.clone()), body)?
+                && let Value::Message(whole) = whole
+            {
+                message = whole;
             }
         }
         BodyField::Field(field) => {

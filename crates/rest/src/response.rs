@@ -90,10 +90,10 @@ fn failure(code: Code, headers: &HeaderMap, status: &MessageDescriptor) -> Respo
         Some(body) => respond(http_status(code), body),
         None => plain_error(code, &message),
     };
-    if code == Code::Unauthenticated {
-        if let Ok(value) = HeaderValue::from_str(&message) {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
-        }
+    if code == Code::Unauthenticated
+        && let Ok(value) = HeaderValue::from_str(&message)
+    {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
     response
 }

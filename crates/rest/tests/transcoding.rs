@@ -1,4 +1,5 @@
 //! REST conventions, seen from outside: a small v1beta1 service behind the transcoder.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
 

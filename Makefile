@@ -1,0 +1,58 @@
+# Two commands matter: `make run` and `make test`. Neither needs root, protoc, Docker or a cluster.
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/release
+VENV ?= .venv
+PROGRAMS := --bin kfp-local --bin launcher-v2 --bin kfp-compile
+ALL := --bin apiserver --bin persistence_agent --bin controller --bin driver --bin kfp-metadata
+DEMO ?=
+UP ?=
+
+.PHONY: build binaries run up test test-rust test-e2e conformance lint bench-local dist clean help
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+
+build: ## Build kfp-local, the launcher and the compiler in release mode
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.90 or newer (https://rustup.rs)"; exit 1; }
+	$(CARGO) build --release --locked $(PROGRAMS)
+
+binaries: ## Build every program in release mode
+	$(CARGO) build --release --locked $(PROGRAMS) $(ALL)
+
+run: build ## Start the platform, run the bundled ML pipeline to its end, print what it made
+	$(BIN)/kfp-local demo $(DEMO)
+
+up: build ## Serve until interrupted
+	$(BIN)/kfp-local up $(UP)
+
+test: test-rust test-e2e ## All tests
+
+test-rust:
+	$(CARGO) test --locked --workspace
+
+$(VENV)/.ready: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment: on Debian or Ubuntu install python3-venv"; exit 1; }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+test-e2e: binaries $(VENV)/.ready ## Tests of the running platform with the stock kfp SDK
+	BIN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest -q tests/e2e
+
+conformance: binaries $(VENV)/.ready ## The reference pipelines; KFP_CONFORMANCE_DIR names their folder
+	BIN=$(abspath $(BIN)) VENV=$(abspath $(VENV)) tests/conformance.sh
+
+lint: ## Formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside kfp.local's SubprocessRunner
+	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py
+
+dist: ## Small, optimised programs for images
+	$(CARGO) build --locked --profile dist $(PROGRAMS) $(ALL)
+
+clean: ## Remove build products
+	$(CARGO) clean
+	rm -rf $(VENV)

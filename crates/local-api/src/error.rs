@@ -33,6 +33,14 @@ pub enum Error {
         /// SQLite's answer.
         source: sqlx::Error,
     },
+    /// The objects every cluster has could not be written.
+    #[error("cannot prepare the object database in {dir}: {source}")]
+    Seed {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the store answered.
+        source: ApiError,
+    },
     /// A stored object is not valid JSON.
     #[error("stored object {key} is not readable: {source}")]
     Corrupt {

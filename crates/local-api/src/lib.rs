@@ -6,17 +6,24 @@
 mod cluster;
 mod error;
 mod logs;
+mod object;
+mod ops;
 mod options;
+mod registry;
 mod resource;
 mod selector;
+mod store;
 mod watch;
 
 pub use async_trait::async_trait;
 
-pub use cluster::{Cluster, List};
+pub use cluster::{Cluster, List, NODE_NAME};
 pub use error::{ApiError, Error};
 pub use logs::{LogOptions, LogSource, LogStream};
 pub use options::{DeleteOptions, Patch, Propagation};
 pub use resource::{Resource, resources};
 pub use selector::Selectors;
 pub use watch::{EventKind, Watch, WatchEvent};
+
+/// The Kubernetes version whose behaviour is followed, as `/version` reports it.
+pub const VERSION: &str = "v1.33.0-kfp-local";

@@ -1,14 +1,18 @@
 //! A stream of changes.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures::Stream;
 use futures::stream::BoxStream;
-use serde_json::Value;
+use futures::{Stream, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use crate::ApiError;
+use crate::store::{Change, Event, Shared};
+use crate::{ApiError, Resource, Selectors, object};
 
 /// What happened to an object, seen through the watch's selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +27,18 @@ pub enum EventKind {
     Bookmark,
 }
 
+impl EventKind {
+    /// The word in a watch stream.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+            Self::Bookmark => "BOOKMARK",
+        }
+    }
+}
+
 /// One change.
 #[derive(Debug, Clone)]
 pub struct WatchEvent {
@@ -33,9 +49,10 @@ pub struct WatchEvent {
 }
 
 /// Changes in order, without gaps, until dropped. A watch that fell behind the kept history, or
-/// asked for a version before it, yields one error with code 410 and ends: list again.
+/// asked for a version before it, yields one error with code 410 and ends: list again. It also ends
+/// when the cluster is gone.
 pub struct Watch {
-    pub(crate) inner: BoxStream<'static, Result<WatchEvent, ApiError>>,
+    inner: BoxStream<'static, Result<WatchEvent, ApiError>>,
 }
 
 impl Stream for Watch {
@@ -44,4 +61,145 @@ impl Stream for Watch {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.inner.as_mut().poll_next(cx)
     }
+}
+
+/// How to watch.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Request {
+    pub namespace: Option<String>,
+    /// Changes after this revision; without it, first all objects as added.
+    pub from: Option<u64>,
+    pub selectors: Selectors,
+    /// How often to say how far the watch has come, when nothing else does.
+    pub bookmarks: Option<Duration>,
+    /// Mark the end of the initial objects with a bookmark.
+    pub mark_initial: bool,
+}
+
+/// Most changes taken from the history at once: bounds the lock's hold and the buffer.
+const BATCH: usize = 128;
+
+impl Watch {
+    pub(crate) fn open(shared: Arc<Shared>, r: Resource, request: Request) -> Self {
+        let seen = shared.revision.subscribe();
+        let mut cursor = Cursor { shared, seen, r, request, position: 0, buffer: VecDeque::new(), ended: false };
+        match cursor.request.from {
+            Some(from) => cursor.position = from,
+            None => cursor.initial(),
+        }
+        Self { inner: futures::stream::unfold(cursor, Cursor::step).boxed() }
+    }
+}
+
+struct Cursor {
+    shared: Arc<Shared>,
+    seen: watch::Receiver<u64>,
+    r: Resource,
+    request: Request,
+    /// Everything up to here was delivered or does not concern this watch.
+    position: u64,
+    buffer: VecDeque<Result<WatchEvent, ApiError>>,
+    ended: bool,
+}
+
+impl Cursor {
+    async fn step(mut self) -> Option<(Result<WatchEvent, ApiError>, Self)> {
+        loop {
+            if let Some(event) = self.buffer.pop_front() {
+                self.ended |= event.is_err();
+                return Some((event, self));
+            }
+            if self.ended {
+                return None;
+            }
+            self.seen.mark_unchanged();
+            if self.fill() {
+                continue;
+            }
+            let changed = self.seen.changed();
+            match self.request.bookmarks {
+                None => changed.await.ok()?,
+                Some(period) => match tokio::time::timeout(period, changed).await {
+                    Ok(changed) => changed.ok()?,
+                    Err(_) => self.buffer.push_back(Ok(bookmark(&self.r, self.position, false))),
+                },
+            }
+        }
+    }
+
+    /// The objects that exist, at one revision.
+    fn initial(&mut self) {
+        let shared = self.shared.clone();
+        let state = shared.read();
+        self.position = state.revision;
+        let table = state.table((self.r.group, self.r.plural));
+        for (_, entry) in table.into_iter().flat_map(|t| t.range(self.request.namespace.as_deref(), None)) {
+            if self.request.selectors.matches(&entry.object) {
+                self.buffer.push_back(Ok(WatchEvent { kind: EventKind::Added, object: entry.object.clone() }));
+            }
+        }
+        if self.request.mark_initial {
+            self.buffer.push_back(Ok(bookmark(&self.r, self.position, true)));
+        }
+    }
+
+    /// Moves on in the history; true when there is something to deliver or more to read.
+    fn fill(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let state = shared.read();
+        let key = (self.r.group, self.r.plural);
+        let floor = state.watch_floor(key);
+        if self.position < floor || self.position > state.revision {
+            self.buffer.push_back(Err(ApiError::gone(self.position, floor)));
+            return true;
+        }
+        let Some(table) = state.table(key) else {
+            self.position = state.revision;
+            return false;
+        };
+        let Some(events) = table.history.after(self.position) else {
+            self.buffer.push_back(Err(ApiError::gone(self.position, floor)));
+            return true;
+        };
+        let mut scanned = 0;
+        for event in events.take(BATCH) {
+            scanned += 1;
+            self.position = event.revision;
+            if let Some(seen) = self.seen_as(event) {
+                self.buffer.push_back(Ok(seen));
+            }
+        }
+        if scanned < BATCH {
+            self.position = state.revision;
+        }
+        scanned == BATCH || !self.buffer.is_empty()
+    }
+
+    /// The change as it looks through the selectors.
+    fn seen_as(&self, event: &Event) -> Option<WatchEvent> {
+        if let Some(namespace) = &self.request.namespace
+            && object::meta(&event.object, "namespace") != Some(namespace)
+        {
+            return None;
+        }
+        let selected = |object: &Arc<Value>| self.request.selectors.matches(object);
+        let before = event.previous.as_ref().is_some_and(selected);
+        let now = event.change != Change::Deleted && selected(&event.object);
+        let kind = match (before, now) {
+            (false, false) => return None,
+            (false, true) => EventKind::Added,
+            (true, true) => EventKind::Modified,
+            (true, false) => EventKind::Deleted,
+        };
+        Some(WatchEvent { kind, object: event.object.clone() })
+    }
+}
+
+fn bookmark(r: &Resource, revision: u64, end_of_initial: bool) -> WatchEvent {
+    let mut metadata = json!({ "resourceVersion": revision.to_string() });
+    if end_of_initial {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let object = json!({ "apiVersion": r.api_version(), "kind": r.kind, "metadata": metadata });
+    WatchEvent { kind: EventKind::Bookmark, object: Arc::new(object) }
 }

@@ -1,0 +1,177 @@
+//! The SQLite file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+
+use super::state::{Entry, Key, State};
+use super::txn::Overlay;
+use crate::Error;
+use crate::registry::{Registry, intern};
+use crate::resource::resources;
+
+/// Name of the database file inside the data directory.
+const FILE: &str = "kubernetes.db";
+
+const SCHEMA: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS objects (
+        api_group TEXT NOT NULL, plural TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
+        body TEXT NOT NULL, PRIMARY KEY (api_group, plural, namespace, name))",
+    "CREATE TABLE IF NOT EXISTS revision (id INTEGER PRIMARY KEY CHECK (id = 1), value INTEGER NOT NULL)",
+];
+
+/// Rows per statement. Fixed sizes, so that SQLite prepares each statement once.
+const CHUNKS: [usize; 3] = [64, 8, 1];
+
+/// One connection: the file has one writer and is read only at start.
+pub(crate) struct Disk {
+    connection: SqliteConnection,
+    dir: PathBuf,
+}
+
+impl Disk {
+    pub(crate) async fn open(dir: &Path) -> Result<Self, Error> {
+        let database = |source| Error::Database { dir: dir.to_path_buf(), source };
+        let options = SqliteConnectOptions::new()
+            .filename(dir.join(FILE))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A killed process loses nothing; a power cut may lose the last moments, never consistency.
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(5))
+            .disable_statement_logging();
+        let mut connection = options.connect().await.map_err(database)?;
+        for statement in SCHEMA {
+            sqlx::query(*statement).execute(&mut connection).await.map_err(database)?;
+        }
+        Ok(Self { connection, dir: dir.to_path_buf() })
+    }
+
+    /// Reads everything. Types of stored CustomResourceDefinitions are registered.
+    pub(crate) async fn load(&mut self) -> Result<State, Error> {
+        use futures::TryStreamExt as _;
+        let dir = self.dir.clone();
+        let database = |source| Error::Database { dir: dir.clone(), source };
+        let revision: Option<i64> =
+            sqlx::query_scalar("SELECT value FROM revision").fetch_optional(&mut self.connection).await.map_err(database)?;
+        let mut state = State::new(revision.map_or(0, |r| u64::try_from(r).unwrap_or(0)), Registry::built_in());
+        let mut rows = sqlx::query("SELECT api_group, plural, namespace, name, body FROM objects").fetch(&mut self.connection);
+        while let Some(row) = rows.try_next().await.map_err(database)? {
+            let text = |column: usize| row.try_get::<&str, _>(column).map_err(database);
+            let (group, plural, namespace, name, body) = (text(0)?, text(1)?, text(2)?, text(3)?, text(4)?);
+            let object: Value = serde_json::from_str(body).map_err(|source| Error::Corrupt {
+                key: format!("{plural}.{group}/{namespace}/{name}"),
+                source,
+            })?;
+            let key =
+                Key { table: (intern(group), intern(plural)), namespace: namespace.into(), name: name.into() };
+            let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
+            if key.table == (crd.group, crd.plural) {
+                state.registry.define(&object);
+            }
+            state.load(key, Entry { size: body.len(), object: Arc::new(object) });
+        }
+        drop(rows);
+        Ok(state)
+    }
+
+    /// Writes the last state of every changed object in one transaction. `bodies` has the JSON of
+    /// each, in the order of [`Overlay::latest`].
+    pub(crate) async fn commit(
+        &mut self,
+        overlay: &Overlay,
+        bodies: &[Option<String>],
+        revision: u64,
+    ) -> Result<(), sqlx::Error> {
+        let result = self.write(overlay, bodies, revision).await;
+        if result.is_err() {
+            // SQLite may have rolled back by itself (disk full), then this fails and that is fine.
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+        }
+        result
+    }
+
+    async fn write(&mut self, overlay: &Overlay, bodies: &[Option<String>], revision: u64) -> Result<(), sqlx::Error> {
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
+        let mut upserts: Vec<(&Key, &str)> = Vec::new();
+        let mut deletes: Vec<&Key> = Vec::new();
+        for ((key, _), body) in overlay.latest().zip(bodies) {
+            match body {
+                Some(body) => upserts.push((key, body)),
+                None => deletes.push(key),
+            }
+        }
+        for chunk in chunks(&upserts) {
+            let values = vec!["(?,?,?,?,?)"; chunk.len()].join(",");
+            let sql = format!(
+                "INSERT INTO objects (api_group, plural, namespace, name, body) VALUES {values}
+                 ON CONFLICT DO UPDATE SET body = excluded.body"
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for (key, body) in chunk {
+                query = query
+                    .bind(key.table.0)
+                    .bind(key.table.1)
+                    .bind(key.namespace.clone())
+                    .bind(key.name.clone())
+                    .bind((*body).to_string());
+            }
+            query.execute(&mut self.connection).await?;
+        }
+        for chunk in chunks(&deletes) {
+            let values = vec!["(?,?,?,?)"; chunk.len()].join(",");
+            let sql =
+                format!("DELETE FROM objects WHERE (api_group, plural, namespace, name) IN (VALUES {values})");
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for key in chunk {
+                query =
+                    query.bind(key.table.0).bind(key.table.1).bind(key.namespace.clone()).bind(key.name.clone());
+            }
+            query.execute(&mut self.connection).await?;
+        }
+        sqlx::query("INSERT INTO revision (id, value) VALUES (1, ?) ON CONFLICT DO UPDATE SET value = excluded.value")
+            .bind(i64::try_from(revision).unwrap_or(i64::MAX))
+            .execute(&mut self.connection)
+            .await?;
+        sqlx::query("COMMIT").execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Closes the file, folding the write-ahead log into it.
+    pub(crate) async fn close(self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::warn!(%error, "closing the object database");
+        }
+    }
+}
+
+/// Cuts a slice into pieces of the sizes in [`CHUNKS`].
+fn chunks<T>(mut rest: &[T]) -> Vec<&[T]> {
+    let mut pieces = Vec::new();
+    for size in CHUNKS {
+        while rest.len() >= size {
+            let (piece, tail) = rest.split_at(size);
+            pieces.push(piece);
+            rest = tail;
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_everything_once() {
+        for length in [0, 1, 7, 8, 9, 63, 64, 65, 200] {
+            let items: Vec<usize> = (0..length).collect();
+            let flat: Vec<usize> = chunks(&items).concat();
+            assert_eq!(flat, items);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! All objects, as readers see them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::history::{Change, Event, History};
+use crate::Resource;
+use crate::object;
+use crate::registry::Registry;
+
+/// Group and plural: versions of one resource share their objects.
+pub(crate) type TableKey = (&'static str, &'static str);
+
+/// One object's place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    pub table: TableKey,
+    /// Empty for cluster-scoped objects.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    pub(crate) fn new(r: &Resource, namespace: &str, name: &str) -> Self {
+        let namespace = if r.namespaced { namespace } else { "" };
+        Self { table: (r.group, r.plural), namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// An object with the length of its JSON.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub object: Arc<Value>,
+    pub size: usize,
+}
+
+/// Objects of one type.
+#[derive(Debug)]
+pub(crate) struct Table {
+    objects: BTreeMap<(String, String), Entry>,
+    pub history: History,
+}
+
+impl Table {
+    pub(crate) fn new(floor: u64) -> Self {
+        Self { objects: BTreeMap::new(), history: History::new(floor) }
+    }
+
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Entry> {
+        self.objects.get(&(namespace.to_string(), name.to_string()))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Objects of one namespace or of all, in order, from after `start` on.
+    pub(crate) fn range<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+        start: Option<&(String, String)>,
+    ) -> impl Iterator<Item = (&'a (String, String), &'a Entry)> + use<'a> {
+        use std::ops::Bound;
+        let first = (namespace.unwrap_or("").to_string(), String::new());
+        let from = match start {
+            Some(key) if *key >= first => Bound::Excluded(key.clone()),
+            _ => Bound::Included(first),
+        };
+        self.objects
+            .range((from, Bound::Unbounded))
+            .take_while(move |((ns, _), _)| namespace.is_none_or(|wanted| ns == wanted))
+    }
+}
+
+/// Everything there is.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The last change; also the resourceVersion of lists.
+    pub revision: u64,
+    /// Revision at start: history before it is not known.
+    floor: u64,
+    tables: HashMap<TableKey, Table>,
+    by_uid: HashMap<String, Key>,
+    /// Owner's uid to the objects that name it.
+    dependents: HashMap<String, BTreeSet<Key>>,
+    pub registry: Registry,
+}
+
+impl State {
+    pub(crate) fn new(revision: u64, registry: Registry) -> Self {
+        Self {
+            revision,
+            floor: revision,
+            tables: HashMap::new(),
+            by_uid: HashMap::new(),
+            dependents: HashMap::new(),
+            registry,
+        }
+    }
+
+    pub(crate) fn table(&self, key: TableKey) -> Option<&Table> {
+        self.tables.get(&key)
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&TableKey, &Table)> {
+        self.tables.iter()
+    }
+
+    /// Oldest revision a watch on the type can start from.
+    pub(crate) fn watch_floor(&self, key: TableKey) -> u64 {
+        self.tables.get(&key).map_or(self.floor, |table| table.history.floor())
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<&Entry> {
+        self.tables.get(&key.table)?.get(&key.namespace, &key.name)
+    }
+
+    pub(crate) fn by_uid(&self, uid: &str) -> Option<&Key> {
+        self.by_uid.get(uid)
+    }
+
+    pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Key> {
+        self.dependents.get(uid).into_iter().flatten()
+    }
+
+    /// Puts an object in place without an event: used when loading.
+    pub(crate) fn load(&mut self, key: Key, entry: Entry) {
+        self.index(&key, &entry.object);
+        let floor = self.floor;
+        let table = self.tables.entry(key.table).or_insert_with(|| Table::new(floor));
+        table.objects.insert((key.namespace, key.name), entry);
+    }
+
+    /// Carries out a committed change.
+    pub(crate) fn apply(&mut self, key: &Key, event: Event) {
+        if let Some(previous) = &event.previous {
+            self.unindex(key, previous);
+        }
+        if event.change != Change::Deleted {
+            self.index(key, &event.object);
+        }
+        let floor = self.floor;
+        let table = self.tables.entry(key.table).or_insert_with(|| Table::new(floor));
+        let place = (key.namespace.clone(), key.name.clone());
+        if event.change == Change::Deleted {
+            table.objects.remove(&place);
+        } else {
+            table.objects.insert(place, Entry { object: event.object.clone(), size: event.size });
+        }
+        self.revision = event.revision;
+        table.history.push(event);
+    }
+
+    fn index(&mut self, key: &Key, object: &Value) {
+        if let Some(uid) = object::uid(object) {
+            self.by_uid.insert(uid.to_string(), key.clone());
+        }
+        for owner in object::owner_uids(object) {
+            self.dependents.entry(owner.to_string()).or_default().insert(key.clone());
+        }
+    }
+
+    fn unindex(&mut self, key: &Key, object: &Value) {
+        if let Some(uid) = object::uid(object) {
+            self.by_uid.remove(uid);
+        }
+        for owner in object::owner_uids(object) {
+            if let Some(set) = self.dependents.get_mut(owner) {
+                set.remove(key);
+                if set.is_empty() {
+                    self.dependents.remove(owner);
+                }
+            }
+        }
+    }
+}

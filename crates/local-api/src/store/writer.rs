@@ -1,0 +1,193 @@
+//! The task through which every change goes.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::history::{Change, Event};
+use super::txn::{Overlay, Txn};
+use super::{Disk, DirLock, State};
+use crate::resource::resources;
+use crate::ApiError;
+
+/// Most writes in one transaction: bounds how long the first of them waits for the last.
+const BATCH: usize = 256;
+/// Writes that may wait; more wait in their callers.
+const QUEUE: usize = 1024;
+
+/// What readers, watches and the writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: RwLock<State>,
+    /// The committed revision; wakes watches.
+    pub revision: watch::Sender<u64>,
+}
+
+impl Shared {
+    /// The state for reading. Hold it only while computing, never across an await.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Told after the transaction whether it is on disk.
+type Acknowledge = Box<dyn FnOnce(Result<(), ApiError>) + Send>;
+type Decide = Box<dyn FnOnce(&mut Txn<'_>) -> Acknowledge + Send>;
+
+enum Job {
+    Write(Decide),
+    Close(oneshot::Sender<()>),
+}
+
+/// Sends writes to the task.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Writer {
+    /// Starts the task, which lives until [`Writer::close`] or until the last handle is dropped.
+    pub(crate) fn start(state: State, disk: Disk, lock: DirLock) -> (Self, Arc<Shared>) {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let revision = watch::Sender::new(state.revision);
+        let shared = Arc::new(Shared { state: RwLock::new(state), revision });
+        tokio::spawn(run(shared.clone(), disk, lock, queue));
+        (Self { jobs }, shared)
+    }
+
+    /// Runs `decide` on the current state and waits until what it changed is on disk. Nothing is
+    /// changed when it returns an error or when the disk refuses.
+    pub(crate) async fn write<T, F>(&self, decide: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Txn<'_>) -> Result<T, ApiError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job: Decide = Box::new(move |txn| {
+            let savepoint = txn.savepoint();
+            // A panic in a caller's closure must not take the store down with it.
+            let decided = std::panic::catch_unwind(AssertUnwindSafe(|| decide(txn)))
+                .unwrap_or_else(|_| Err(ApiError::internal("the change could not be computed (internal error)")));
+            if decided.is_err() {
+                txn.rollback(savepoint);
+            }
+            Box::new(move |committed| {
+                // The caller may have gone away; the write stands nevertheless.
+                let _ = sender.send(decided.and_then(|value| committed.map(|()| value)));
+            })
+        });
+        self.jobs.send(Job::Write(job)).await.map_err(|_| closed())?;
+        receiver.await.map_err(|_| closed())?
+    }
+
+    /// Waits for all writes before it, closes the file and releases the directory.
+    pub(crate) async fn close(&self) {
+        let (sender, receiver) = oneshot::channel();
+        if self.jobs.send(Job::Close(sender)).await.is_ok() {
+            let _ = receiver.await;
+        }
+    }
+}
+
+fn closed() -> ApiError {
+    ApiError::new(503, "ServiceUnavailable", "the object store is closed")
+}
+
+async fn run(shared: Arc<Shared>, mut disk: Disk, lock: DirLock, mut queue: mpsc::Receiver<Job>) {
+    let mut closing = Vec::new();
+    while let Some(first) = queue.recv().await {
+        let mut writes = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Write(decide) => writes.push(decide),
+                Job::Close(done) => {
+                    closing.push(done);
+                    break;
+                }
+            }
+            next = if writes.len() < BATCH { queue.try_recv().ok() } else { None };
+        }
+        batch(&shared, &mut disk, writes).await;
+        if !closing.is_empty() {
+            break;
+        }
+    }
+    queue.close();
+    // Late writes get no answer from here and see the channel closed.
+    while queue.try_recv().is_ok() {}
+    disk.close().await;
+    drop(lock);
+    for done in closing {
+        let _ = done.send(());
+    }
+}
+
+async fn batch(shared: &Shared, disk: &mut Disk, writes: Vec<Decide>) {
+    let mut overlay = Overlay::default();
+    let acknowledgements: Vec<Acknowledge> = {
+        let state = shared.read();
+        let mut txn = Txn::new(&state, &mut overlay);
+        writes.into_iter().map(|decide| decide(&mut txn)).collect()
+    };
+    let result = match overlay.pending.last().map(|pending| pending.revision) {
+        None => Ok(()),
+        Some(revision) => {
+            let bodies: Vec<Option<String>> =
+                overlay.latest().map(|(_, object)| object.map(|object| object.to_string())).collect();
+            match disk.commit(&overlay, &bodies, revision).await {
+                Ok(()) => {
+                    publish(shared, overlay, &bodies);
+                    Ok(())
+                }
+                Err(error) => {
+                    tracing::error!(%error, "storing objects");
+                    Err(ApiError::internal(format!("cannot store the change: {error}")))
+                }
+            }
+        }
+    };
+    for acknowledge in acknowledgements {
+        acknowledge(result.clone());
+    }
+}
+
+/// Makes a committed transaction visible.
+fn publish(shared: &Shared, overlay: Overlay, bodies: &[Option<String>]) {
+    let sizes: std::collections::HashMap<_, _> = overlay
+        .latest()
+        .zip(bodies)
+        .filter_map(|((key, _), body)| body.as_ref().map(|body| (key.clone(), body.len())))
+        .collect();
+    let revision = {
+        let mut state = shared.write();
+        for pending in overlay.pending {
+            let key = pending.key;
+            // Objects replaced within the transaction are counted with the size of their last state.
+            let stored = || state.get(&key).map_or(0, |entry| entry.size);
+            let size = sizes.get(&key).copied().unwrap_or_else(stored);
+            let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
+            if key.table == (crd.group, crd.plural) {
+                match pending.change {
+                    Change::Deleted => state.registry.undefine(&pending.object),
+                    Change::Added | Change::Modified => state.registry.define(&pending.object),
+                }
+            }
+            let event = Event {
+                revision: pending.revision,
+                change: pending.change,
+                object: pending.object,
+                previous: pending.previous,
+                size,
+            };
+            state.apply(&key, event);
+        }
+        state.revision
+    };
+    shared.revision.send_replace(revision);
+}

@@ -119,6 +119,18 @@ impl Config {
         Ok(config)
     }
 
+    /// The namespace of this process as far as it is known without a kubeconfig: the service account's, else
+    /// `POD_NAMESPACE` or `NAMESPACE`.
+    #[must_use]
+    pub fn own_namespace() -> Option<String> {
+        let file = std::fs::read_to_string(Path::new(SERVICE_ACCOUNT).join("namespace")).ok();
+        [file, std::env::var("POD_NAMESPACE").ok(), std::env::var("NAMESPACE").ok()]
+            .into_iter()
+            .flatten()
+            .map(|text| text.trim().to_owned())
+            .find(|text| !text.is_empty())
+    }
+
     fn in_cluster(host: &str, port: &str, dir: &Path, named: Option<String>) -> Result<Self, ConfigError> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let namespace = std::fs::read_to_string(dir.join("namespace")).ok().map(|text| text.trim().to_owned());

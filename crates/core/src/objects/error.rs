@@ -40,9 +40,9 @@ pub enum Error {
         /// The cause (for example, no space left on device).
         source: std::io::Error,
     },
-    /// Directories are nested too deeply, most likely a loop of symbolic links.
-    #[error("{0}: directories nested too deeply (a loop of symbolic links?)")]
-    TooDeep(PathBuf),
+    /// Symbolic links form a loop.
+    #[error("directory {0} contains itself through a symbolic link")]
+    Loop(PathBuf),
     /// The store refused or could not be reached.
     #[error("cannot {what} {uri}: {reason}")]
     Store {

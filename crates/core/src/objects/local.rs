@@ -1,13 +1,10 @@
 //! Objects as files: walks, copies without a detour through memory, atomic replacement.
 
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-
-/// Deeper trees are taken for a loop of symbolic links (Linux itself gives up at 40 links).
-const MAX_DEPTH: usize = 40;
 
 /// A file found by [`files`].
 pub(super) struct File {
@@ -32,17 +29,15 @@ pub(super) async fn files(start: &Path) -> Result<Vec<File>, Error> {
         if meta.is_file() {
             found.push(File { path: start, relative: PathBuf::new(), size: meta.len() });
         } else {
-            walk(&start, &PathBuf::new(), 0, &mut found)?;
+            walk(&start, &PathBuf::new(), &mut vec![(meta.dev(), meta.ino())], &mut found)?;
         }
         Ok(found)
     })
     .await
 }
 
-fn walk(dir: &Path, relative: &Path, depth: usize, found: &mut Vec<File>) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(Error::TooDeep(dir.to_owned()));
-    }
+/// `above` holds device and inode of the directories on the way down.
+fn walk(dir: &Path, relative: &Path, above: &mut Vec<(u64, u64)>, found: &mut Vec<File>) -> Result<(), Error> {
     let read = |e| Error::file("read", dir)(e);
     let entries: Result<Vec<_>, _> = std::fs::read_dir(dir).map_err(read)?.collect();
     let mut names: Vec<_> = entries.map_err(Error::file("read", dir))?.into_iter().map(|e| e.file_name()).collect();
@@ -52,7 +47,13 @@ fn walk(dir: &Path, relative: &Path, depth: usize, found: &mut Vec<File>) -> Res
         let relative = relative.join(&name);
         let meta = std::fs::metadata(&path).map_err(Error::file("read", &path))?;
         if meta.is_dir() {
-            walk(&path, &relative, depth + 1, found)?;
+            let identity = (meta.dev(), meta.ino());
+            if above.contains(&identity) {
+                return Err(Error::Loop(path));
+            }
+            above.push(identity);
+            walk(&path, &relative, above, found)?;
+            above.pop();
         } else if meta.is_file() {
             found.push(File { path, relative, size: meta.len() });
         } else {

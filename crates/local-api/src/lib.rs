@@ -5,6 +5,8 @@
 
 mod cluster;
 mod error;
+mod http;
+mod kubeconfig;
 mod logs;
 mod object;
 mod ops;
@@ -19,6 +21,8 @@ pub use async_trait::async_trait;
 
 pub use cluster::{Cluster, List, NODE_NAME};
 pub use error::{ApiError, Error};
+pub use http::serve;
+pub use kubeconfig::kubeconfig;
 pub use logs::{LogOptions, LogSource, LogStream};
 pub use options::{DeleteOptions, Patch, Propagation};
 pub use resource::{Resource, resources};

@@ -95,11 +95,6 @@ impl Registry {
         self.types.values().find(|r| r.group == group && r.version == version && r.kind == kind).copied()
     }
 
-    /// Any served version of a stored type.
-    pub(crate) fn by_table(&self, table: (&str, &str)) -> Option<Resource> {
-        self.types.values().find(|r| (r.group, r.plural) == table).copied()
-    }
-
     pub(crate) fn all(&self) -> impl Iterator<Item = &Resource> {
         self.types.values()
     }

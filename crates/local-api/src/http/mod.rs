@@ -1,0 +1,15 @@
+//! The HTTP face of the cluster.
+
+mod discovery;
+mod logs;
+mod objects;
+mod openapi;
+mod query;
+mod request;
+mod response;
+mod review;
+mod server;
+mod table;
+mod watching;
+
+pub use server::serve;

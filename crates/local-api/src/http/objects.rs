@@ -1,0 +1,281 @@
+//! Reading and writing objects.
+
+use axum::body::Body;
+use base64::Engine as _;
+use futures::StreamExt as _;
+use http::{HeaderMap, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::query::Query;
+use super::request::Target;
+use super::response::{Response, status_json};
+use super::server::Context;
+use super::table::{Form, Meta};
+use super::watching;
+use crate::ops::{Deleted, Scope, WriteOptions};
+use crate::{ApiError, Patch, Resource, Selectors, object};
+
+/// Largest body. Kubernetes takes 3 MiB requests and stores 1.5 MiB objects; here both are 3 MiB.
+const MAX_BODY: usize = 3 << 20;
+
+/// Deletions of one collection request that wait for the disk together.
+const PARALLEL_DELETES: usize = 64;
+
+/// Answers everything below a resource type.
+pub(super) async fn handle(
+    context: &Context,
+    target: Target,
+    method: &Method,
+    headers: &HeaderMap,
+    query: Query,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let scope = match target.subresource.as_deref() {
+        None => Scope::Main,
+        Some("status") if target.resource.status => Scope::Status,
+        Some(_) => return Err(ApiError::no_such_resource()),
+    };
+    let request = Request { context, r: target.resource, namespace: target.namespace, scope, headers, query };
+    match (method.as_str(), target.name) {
+        ("GET" | "HEAD", Some(name)) if request.query.flag("watch")? => {
+            request.watch(Selectors::name(name).and(request.query.selectors()?))
+        }
+        ("GET" | "HEAD", Some(name)) => request.get(&name).await,
+        ("GET" | "HEAD", None) if request.query.flag("watch")? => request.watch(request.query.selectors()?),
+        ("GET" | "HEAD", None) => request.list(),
+        ("POST", None) => request.create(read_body(headers, body).await?).await,
+        ("PUT", Some(name)) => request.replace(&name, read_body(headers, body).await?).await,
+        ("PATCH", Some(name)) => request.patch(&name, body).await,
+        ("DELETE", Some(name)) if scope == Scope::Main => request.delete(&name, read_body(headers, body).await?).await,
+        ("DELETE", None) => request.delete_all(read_body(headers, body).await?).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+struct Request<'a> {
+    context: &'a Context,
+    r: Resource,
+    namespace: Option<String>,
+    scope: Scope,
+    headers: &'a HeaderMap,
+    query: Query,
+}
+
+impl Request<'_> {
+    fn form(&self) -> Result<Form, ApiError> {
+        Form::accepted(self.headers, &self.query)
+    }
+
+    /// The namespace of a single object; a namespaced type needs one in the path.
+    fn place(&self) -> Result<&str, ApiError> {
+        match &self.namespace {
+            Some(namespace) => Ok(namespace),
+            None if self.r.namespaced => Err(ApiError::method_not_allowed()),
+            None => Ok(""),
+        }
+    }
+
+    fn options(&self) -> Result<WriteOptions, ApiError> {
+        Ok(WriteOptions { scope: self.scope, dry_run: self.query.dry_run()? })
+    }
+
+    fn single(&self, status: StatusCode, object: &Value) -> Result<Response, ApiError> {
+        let columns = self.context.cluster.shared().read().registry.columns(&self.r).to_vec();
+        Ok(status_json(status, &self.form()?.single(&self.r, &columns, object)))
+    }
+
+    async fn get(&self, name: &str) -> Result<Response, ApiError> {
+        let object = self.context.cluster.get(&self.r, self.place()?, name).await?;
+        self.single(StatusCode::OK, &object)
+    }
+
+    fn list(&self) -> Result<Response, ApiError> {
+        let selectors = self.query.selectors()?;
+        let limit = self.query.number("limit")?.filter(|limit| *limit > 0);
+        let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let token = self.query.text("continue").map(Token::decode).transpose()?;
+        self.check_version()?;
+        let page = self.context.cluster.page(
+            &self.r,
+            self.namespace.as_deref(),
+            &selectors,
+            token.as_ref().map(|token| &token.after),
+            limit,
+        );
+        // All pages carry the version of the first: watching from there repeats what changed since.
+        let version = token.map_or(page.resource_version, |token| token.version);
+        let (next, remaining) = match page.next {
+            Some((after, remaining)) => (Some(Token { version, after }.encode()), remaining),
+            None => (None, None),
+        };
+        let meta = Meta { version, next, remaining };
+        let columns = self.context.cluster.shared().read().registry.columns(&self.r).to_vec();
+        self.form()?.list(&self.r, &columns, &page.items, meta)
+    }
+
+    /// Refuses versions that cannot be served: there is only the current state.
+    fn check_version(&self) -> Result<(), ApiError> {
+        let Some(asked) = self.query.number("resourceVersion")? else { return Ok(()) };
+        let current = self.context.cluster.shared().read().revision;
+        if asked > current {
+            let message = format!("Too large resource version: {asked}, current: {current}");
+            return Err(ApiError::new(504, "Timeout", message));
+        }
+        if self.query.text("resourceVersionMatch") == Some("Exact") && asked != current {
+            return Err(ApiError::gone(asked, current));
+        }
+        Ok(())
+    }
+
+    fn watch(&self, selectors: Selectors) -> Result<Response, ApiError> {
+        watching::stream(self.context, &self.r, self.namespace.as_deref(), selectors, &self.query, self.form()?)
+    }
+
+    async fn create(&self, body: Value) -> Result<Response, ApiError> {
+        let created = self.context.cluster.create_with(&self.r, self.place()?, body, self.options()?).await?;
+        self.single(StatusCode::CREATED, &created)
+    }
+
+    async fn replace(&self, name: &str, body: Value) -> Result<Response, ApiError> {
+        if !self.r.native && object::meta(&body, "resourceVersion").is_none_or(str::is_empty) {
+            let why = "Invalid value: 0: must be specified for an update";
+            return Err(ApiError::invalid(&self.r, name, "metadata.resourceVersion", why));
+        }
+        let updated = self.context.cluster.update_with(&self.r, self.place()?, name, body, self.options()?).await?;
+        self.single(StatusCode::OK, &updated)
+    }
+
+    async fn patch(&self, name: &str, body: Body) -> Result<Response, ApiError> {
+        let media_type = media_type(self.headers);
+        let bytes = read_bytes(body).await?;
+        let patch = match media_type {
+            "application/json-patch+json" => Patch::Json(parse_json(&bytes)?),
+            "application/merge-patch+json" => Patch::Merge(parse_json(&bytes)?),
+            "application/strategic-merge-patch+json" => Patch::Strategic(parse_json(&bytes)?),
+            "application/apply-patch+yaml" => Patch::Apply(parse_yaml(&bytes)?),
+            other => {
+                return Err(ApiError::unsupported_media_type(format!(
+                    "the body of the request was in an unknown format ({other}) - accepted media types include: \
+                     application/json-patch+json, application/merge-patch+json, \
+                     application/strategic-merge-patch+json, application/apply-patch+yaml"
+                )));
+            }
+        };
+        let place = self.place()?;
+        let existed = self.context.cluster.get(&self.r, place, name).await.is_ok();
+        let patched = self.context.cluster.patch_with(&self.r, place, name, patch, self.options()?).await?;
+        self.single(if existed { StatusCode::OK } else { StatusCode::CREATED }, &patched)
+    }
+
+    async fn delete(&self, name: &str, body: Value) -> Result<Response, ApiError> {
+        let mut options = self.query.delete_options(&body)?;
+        options.dry_run |= self.query.dry_run()?;
+        let Deleted { object, gone } =
+            self.context.cluster.delete_with(&self.r, self.place()?, name, options).await?;
+        if !gone {
+            return self.single(StatusCode::OK, &object);
+        }
+        let mut details = json!({"name": name, "kind": self.r.plural, "uid": object::uid(&object)});
+        if !self.r.group.is_empty() {
+            details["group"] = self.r.group.into();
+        }
+        Ok(status_json(
+            StatusCode::OK,
+            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}),
+        ))
+    }
+
+    async fn delete_all(&self, body: Value) -> Result<Response, ApiError> {
+        let options = self.query.delete_options(&body)?;
+        let cluster = &self.context.cluster;
+        let page = cluster.page(&self.r, self.namespace.as_deref(), &self.query.selectors()?, None, None);
+        let version = page.resource_version;
+        let results: Vec<Result<Deleted, ApiError>> = futures::stream::iter(page.items)
+            .map(|object| {
+                let options = options.clone();
+                async move {
+                    let text = |key: &str| object::meta(&object, key).unwrap_or_default();
+                    cluster.delete_with(&self.r, text("namespace"), text("name"), options).await
+                }
+            })
+            .buffered(PARALLEL_DELETES)
+            .collect()
+            .await;
+        let mut items = Vec::new();
+        for result in results {
+            match result {
+                Ok(deleted) => items.push(deleted.object),
+                // Gone with its owner in the meantime.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Form::Plain.list(&self.r, &[], &items, Meta { version, next: None, remaining: None })
+    }
+}
+
+/// Where a list goes on.
+struct Token {
+    version: u64,
+    after: (String, String),
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        let text = json!([self.version, self.after.0, self.after.1]).to_string();
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+    }
+
+    fn decode(text: &str) -> Result<Self, ApiError> {
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok();
+        let parsed: Option<(u64, String, String)> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let (version, namespace, name) =
+            parsed.ok_or_else(|| ApiError::bad_request("continue key is not valid: not made by this server"))?;
+        Ok(Self { version, after: (namespace, name) })
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// The body as JSON or YAML, null when empty.
+pub(super) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+    let media_type = media_type(headers);
+    if media_type.contains("protobuf") || media_type.contains("cbor") {
+        return Err(ApiError::unsupported_media_type(format!(
+            "the body of the request was in an unknown format ({media_type}) - accepted media types include: \
+             application/json, application/yaml"
+        )));
+    }
+    let bytes = read_bytes(body).await?;
+    if bytes.is_empty() {
+        Ok(Value::Null)
+    } else if media_type.ends_with("yaml") {
+        parse_yaml(&bytes)
+    } else {
+        parse_json(&bytes)
+    }
+}
+
+async fn read_bytes(body: Body) -> Result<bytes::Bytes, ApiError> {
+    axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| {
+        // The limit's own error type is private to a crate below axum; its text is the only sign.
+        let text = error.to_string();
+        if text.contains("length limit") {
+            ApiError::new(413, "RequestEntityTooLarge", format!("the request is larger than {MAX_BODY} bytes"))
+        } else {
+            ApiError::bad_request(format!("cannot read the request: {text}"))
+        }
+    })
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))
+}
+
+fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_norway::from_slice(bytes)
+        .map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))
+}

@@ -1,0 +1,89 @@
+"""Stop, kill and start again; two servers on one directory; busy ports; kubectl."""
+import shutil
+import subprocess
+import time
+
+import pipelines as p
+import pytest
+from conftest import BIN, Server, task_states, wait
+
+
+def sleeper(seconds):
+    def body():
+        p.shell(script=f"sleep {seconds}")
+    return body
+
+
+def test_everything_is_there_after_a_restart(tmp_path):
+    server = Server(tmp_path / "s").start()
+    client = server.client()
+    package = p.write(tmp_path / "ok.yaml", "ok", sleeper(0))
+    pipeline = client.upload_pipeline(package, pipeline_name="kept")
+    done = wait(client, client.create_run_from_pipeline_package(package).run_id)
+    assert done.state == "SUCCEEDED"
+    assert server.stop() == 0
+    client = server.start().client()
+    assert client.get_pipeline(pipeline.pipeline_id).display_name == "kept"
+    again = client.get_run(done.run_id)
+    assert (again.state, task_states(again)) == (done.state, task_states(done))
+    assert wait(client, client.create_run_from_pipeline_package(package).run_id).state == "SUCCEEDED"
+    server.stop()
+
+
+def test_run_in_flight_survives_sigkill_or_fails_with_a_message(tmp_path):
+    server = Server(tmp_path / "s").start()
+    client = server.client()
+    run = client.create_run_from_pipeline_package(p.write(tmp_path / "z.yaml", "zzz", sleeper(3)), enable_caching=False).run_id
+    deadline = time.monotonic() + 30
+    while task_states(client.get_run(run)).get("shell") != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.kill()
+    client = server.start().client()
+    done = wait(client, run, 60)
+    assert done.state in ("SUCCEEDED", "FAILED")
+    if done.state == "FAILED":
+        assert "restart" in str([t.to_dict() for t in done.run_details.task_details])
+    server.stop()
+
+
+def test_second_process_on_the_directory_is_refused(server):
+    other = subprocess.run([BIN / "kfp-local", "up", "--data-dir", server.data / "home", "--rest-port=0", "--grpc-port=0",
+                            "--metadata-port=0", "--kubernetes-port=0"], capture_output=True, text=True, timeout=30)
+    assert other.returncode == 1
+    assert str(server.data / "home") in other.stderr and "another" in other.stderr, other.stderr
+
+
+def test_busy_port_is_named_with_its_remedy(server, tmp_path):
+    port = server.host.rsplit(":", 1)[1]
+    other = subprocess.run([BIN / "kfp-local", "up", "--data-dir", tmp_path / "d", f"--rest-port={port}", "--grpc-port=0",
+                            "--metadata-port=0", "--kubernetes-port=0"], capture_output=True, text=True, timeout=30)
+    assert other.returncode == 1
+    assert port in other.stderr and "--rest-port" in other.stderr, other.stderr
+
+
+def test_unwritable_directory_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    other = subprocess.run([BIN / "kfp-local", "up", "--data-dir", tmp_path / "file" / "d", "--rest-port=0", "--grpc-port=0",
+                            "--metadata-port=0", "--kubernetes-port=0"], capture_output=True, text=True, timeout=30)
+    assert other.returncode == 1 and str(tmp_path / "file") in other.stderr, other.stderr
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_kubectl_reads_workflows_pods_and_logs(server, client, tmp_path):
+    def says():
+        p.shell(script="echo hello from the task")
+
+    run = client.create_run_from_pipeline_package(p.write(tmp_path / "l.yaml", "says", says), enable_caching=False).run_id
+    assert wait(client, run).state == "SUCCEEDED"
+
+    def kubectl(*words):
+        done = subprocess.run(["kubectl", "--kubeconfig", server.kubeconfig, "-n", "kubeflow", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    name = kubectl("get", "workflows", "-l", f"pipeline/runid={run}", "-o", "jsonpath={.items[0].metadata.name}")
+    assert "phase: Succeeded" in kubectl("get", "workflow", name, "-o", "yaml")
+    pods = kubectl("get", "pods", "-l", f"workflows.argoproj.io/workflow={name}", "-o", "jsonpath={.items[*].metadata.name}").split()
+    assert pods and name in kubectl("get", "workflows,pods")
+    assert any("hello from the task" in kubectl("logs", pod, "-c", "main") for pod in pods)

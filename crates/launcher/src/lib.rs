@@ -1,1 +1,76 @@
-//! kfp-launcher.
+//! The launcher: the program that wraps user code in a task's pod.
+//!
+//! It fetches input artifacts, fills placeholders, runs the user's command, collects parameters and artifacts, stores
+//! them and records everything in the metadata store. As an importer it registers an artifact that exists already;
+//! with `--copy` it places itself where the user's container finds it.
+
+pub mod command;
+mod container;
+mod copy;
+mod error;
+mod importer;
+pub mod options;
+pub mod output;
+pub mod paths;
+pub mod placeholders;
+pub mod spec;
+pub mod stores;
+
+use kfp_core::mlmd;
+use kfp_core::objects::Opener;
+use kfp_core::shutdown::CancellationToken;
+
+pub use error::Error;
+pub use options::{Mode, Options};
+
+/// What was achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The binary was copied.
+    Copied,
+    /// The task succeeded and was recorded as COMPLETE.
+    Completed {
+        /// Metadata id of the execution.
+        execution: i64,
+    },
+}
+
+/// Does what the options say. Must run inside a tokio runtime. When `shutdown` is cancelled, the user's command is
+/// stopped and the task recorded as failed.
+///
+/// # Errors
+/// [`Error`]; a failed task has been recorded as FAILED by then (unless the metadata store itself failed), and the
+/// message has been left for the pod's status.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<Outcome, Error> {
+    let result = match &options.mode {
+        Mode::Copy(target) => {
+            copy::install(&paths::Paths::new(options.root.clone()).place(target)).map(|()| Outcome::Copied)
+        }
+        Mode::Container => container::run(&options, &shutdown).await.map(|execution| Outcome::Completed { execution }),
+        Mode::Importer => importer::run(&options).await.map(|execution| Outcome::Completed { execution }),
+    };
+    if let Err(error) = &result {
+        leave_message(error);
+    }
+    result
+}
+
+/// Kubernetes shows what a container leaves in this file as the message of its termination.
+fn leave_message(error: &Error) {
+    let path = std::path::Path::new("/dev/termination-log");
+    if path.is_file() {
+        // Best effort: the same text goes to standard error.
+        let _ = std::fs::write(path, error.to_string());
+    }
+}
+
+fn metadata_client(options: &Options) -> Result<mlmd::Client, mlmd::Error> {
+    let server = &options.metadata;
+    let tls = if server.tls { Some(mlmd::Tls::load(&options.ca_cert_path)?) } else { None };
+    mlmd::Client::connect_lazy(&server.address, server.port, tls.as_ref())
+}
+
+fn opener(options: &Options) -> Result<Opener, kfp_core::objects::Error> {
+    let opener = Opener { dir: options.object_store_dir.clone(), ..Opener::default() };
+    opener.with_authorities(options.ca_cert_path.as_ref())
+}

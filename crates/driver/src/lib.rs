@@ -1,1 +1,130 @@
-//! kfp-driver.
+//! The driver: runs before every DAG and every container of a pipeline, resolves inputs from the metadata store,
+//! decides about conditions, iterations and the cache, and computes the patch for the task's pod.
+//!
+//! [`drive`] is the whole of it as one function from a typed request to a typed response; [`run`] is the process
+//! around it, [`run_with`] the same for a host that brings its own connections.
+
+mod cache;
+mod cel;
+mod container;
+mod dag;
+mod error;
+mod kubernetes;
+mod options;
+mod outputs;
+mod placeholders;
+mod pod;
+mod pvc;
+mod request;
+mod resolve;
+mod text;
+mod times;
+
+use std::path::PathBuf;
+
+use kfp_core::shutdown::CancellationToken;
+use kfp_core::{kubeapi, mlmd};
+
+pub use cache::Cache;
+pub use cel::Error as ExpressionError;
+pub use error::Error;
+pub use options::{DEFAULT_PIPELINE_ROOT, Environment, Options, OutputPaths, Refused};
+pub use request::{Container, DriverPod, Launcher, Proxies, Request, Response, RunInfo, SecurityDefaults, Task, Work};
+
+/// Connections that a driver uses.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The metadata store.
+    pub metadata: mlmd::Client,
+    /// The API server's record of reusable executions.
+    pub cache: Cache,
+    /// The Kubernetes API. Without one there is no `kfp-launcher` ConfigMap, and PVC operations fail.
+    pub kubernetes: Option<kubeapi::Client>,
+}
+
+impl Services {
+    /// Connections to the addresses of a command line, made on first use.
+    ///
+    /// # Errors
+    /// When an address is malformed or the CA certificate cannot be read.
+    pub fn connect(servers: &Launcher) -> Result<Self, Error> {
+        let port = |name: &str, text: &str, default: u16| match text {
+            "" => Ok(default),
+            text => text.parse().map_err(|_| Error::Arguments(format!("--{name}: {text:?} is not a port"))),
+        };
+        let tls = |enabled: bool| enabled.then(|| mlmd::Tls::load(&servers.ca_cert_path)).transpose();
+        let metadata = mlmd::Client::connect_lazy(
+            &servers.mlmd_server_address,
+            port("mlmd_server_port", &servers.mlmd_server_port, 8080)?,
+            tls(servers.metadata_tls_enabled)?.as_ref(),
+        )?;
+        let channel = mlmd::channel(
+            &servers.ml_pipeline_server_address,
+            port("ml_pipeline_server_port", &servers.ml_pipeline_server_port, 8887)?,
+            tls(servers.ml_pipeline_tls_enabled)?.as_ref(),
+        )?;
+        Ok(Self { metadata, cache: Cache::new(channel), kubernetes: Some(kubeapi::Client::from_env()?) })
+    }
+
+    pub(crate) fn kubernetes(&self) -> Result<&kubeapi::Client, Error> {
+        self.kubernetes.as_ref().ok_or_else(|| Error::Arguments("no Kubernetes API is configured".to_owned()))
+    }
+}
+
+/// Does what one driver invocation has to do.
+///
+/// # Errors
+/// [`Error::Driving`], which says what was driven and why it failed. An execution that was recorded before the failure
+/// is left FAILED.
+pub async fn drive(request: Request, services: &Services) -> Result<Response, Error> {
+    let result = match &request.work {
+        Work::Root { runtime_config, default_pipeline_root } => {
+            dag::root(&request, runtime_config, default_pipeline_root, services).await
+        }
+        Work::Dag(task) => dag::nested(&request, task, services).await,
+        Work::Container(container) => container::drive(&request, container, services).await,
+    };
+    result.map_err(|source| Error::Driving { what: request.describe(), source: Box::new(source) })
+}
+
+/// Runs the driver as a process: connects, drives, writes the output files.
+///
+/// # Errors
+/// Whatever [`drive`] fails with, or when an output file cannot be written, or `shutdown` comes first.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    let services = Services::connect(&options.servers)?;
+    tokio::select! {
+        () = shutdown.cancelled() => Err(Error::Stopped),
+        result = run_options(options, &services, &|path| PathBuf::from(path)) => result,
+    }
+}
+
+/// Runs one driver invocation in the calling process, with the caller's connections. `map_path` says where the paths
+/// of the command line really are (output files, `@component`).
+///
+/// # Errors
+/// As [`run`]; a wrong command line is [`Error::Arguments`].
+pub async fn run_with(
+    args: Vec<String>,
+    services: &Services,
+    environment: &Environment,
+    map_path: &(dyn Fn(&str) -> PathBuf + Sync),
+) -> Result<(), Error> {
+    use kfp_core::flags::Stop;
+    let options = Options::from_args(args, environment, map_path).map_err(|refused| match refused {
+        Refused::Invalid(error) => error,
+        Refused::Usage(Stop::Info(text) | Stop::Wrong(text)) => Error::Arguments(text),
+    })?;
+    run_options(options, services, map_path).await
+}
+
+async fn run_options(
+    options: Options,
+    services: &Services,
+    map_path: &(dyn Fn(&str) -> PathBuf + Sync),
+) -> Result<(), Error> {
+    let Options { request, servers: _, outputs } = options;
+    let work = request.work.clone();
+    let response = drive(request, services).await?;
+    outputs.write(&work, &response, map_path)
+}

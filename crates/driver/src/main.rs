@@ -1,2 +1,27 @@
-//! Entry point.
-fn main() {}
+//! The driver: runs before every DAG and container of a pipeline.
+
+use std::process::ExitCode;
+
+use kfp_driver::{Environment, Options, Refused};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    kfp_core::logging::init("info");
+    let words = std::env::args().skip(1);
+    let options = match Options::from_args(words, &Environment::detect(), &|path| path.into()) {
+        Ok(options) => options,
+        Err(Refused::Usage(stop)) => stop.exit(),
+        Err(Refused::Invalid(error)) => return failed(&error),
+    };
+    match kfp_core::shutdown::on_signal() {
+        Ok(shutdown) => {
+            kfp_driver::run(options, shutdown).await.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}

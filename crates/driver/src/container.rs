@@ -1,0 +1,172 @@
+//! Container drivers: inputs, condition, cache, and the patch for the task's pod.
+
+use std::collections::BTreeMap;
+
+use kfp_core::ir;
+use kfp_core::mlmd::{self, Execution, NewExecution, Run, RunProperties, State, names};
+use kfp_proto::ml_metadata::Value as Property;
+use kfp_proto::ml_pipelines::ExecutorInput;
+use kfp_proto::ml_pipelines::parameter_type::ParameterTypeEnum;
+
+use crate::cache::{self, Reusable};
+use crate::pod::{self, Pod};
+use crate::request::{Container, Request, Response};
+use crate::resolve::{Inputs, Resolver};
+use crate::{Error, Services, dag, kubernetes, outputs, pvc, times};
+
+/// Drives a container task.
+pub(crate) async fn drive(request: &Request, container: &Container, services: &Services) -> Result<Response, Error> {
+    let (metadata, task) = (&services.metadata, &container.task);
+    let run = metadata.ensure_run(&request.run.pipeline_name, &request.run.id, &RunProperties::default()).await?;
+    let parent = metadata.execution(task.dag_execution_id).await?;
+    let times = times::of(request, task, services).await?;
+    let mut resolver = Resolver::new(request, task, metadata, &run, parent, times);
+    let inputs = resolver.inputs().await?;
+    let condition = dag::condition(task, &inputs)?;
+    let triggered = condition != Some(false);
+    let mut input = inputs.executor_input();
+    let operation = pvc::Operation::of(&container.spec.image);
+    if triggered {
+        let logs = operation.is_none() && container.launcher.publish_logs == "true";
+        let salt = uuid::Uuid::new_v4().to_string();
+        let definitions = request.component.output_definitions.as_ref();
+        input.outputs = Some(outputs::provision(run.pipeline_root(), &task.name, definitions, &salt, logs));
+    }
+    if !triggered {
+        let execution = create(&run, container, inputs, State::Canceled, &Reuse::default(), services).await?;
+        metadata.propagate_dag_state(&run, task.dag_execution_id).await?;
+        return Ok(Response { execution_id: execution.id(), condition, ..Default::default() });
+    }
+    if let Some(operation) = operation {
+        pvc::operate(operation, request, container, &run, inputs, &input, services).await?;
+        return Ok(Response { condition, ..Default::default() });
+    }
+
+    let reuse = look_up(request, container, &input, Some(&mut resolver), services).await?;
+    let execution = create(&run, container, inputs, State::Running, &reuse, services).await?;
+    let response = Response { execution_id: execution.id(), condition, ..Default::default() };
+    let result = match reuse.hit {
+        Some(hit) => publish_cached(&run, &execution, hit, services).await.map(|()| None),
+        None => patch(request, container, &execution, input, &mut resolver).await.map(Some),
+    };
+    match result {
+        Ok(patch) => {
+            if patch.is_none() {
+                metadata.propagate_dag_state(&run, task.dag_execution_id).await?;
+            }
+            Ok(Response { cached_decision: Some(patch.is_none()), pod_spec_patch: patch, ..response })
+        }
+        Err(error) => {
+            publish_failed(&run, &execution, task.dag_execution_id, services).await;
+            Err(error)
+        }
+    }
+}
+
+/// What the cache says about a task.
+#[derive(Debug, Default)]
+pub(crate) struct Reuse {
+    pub(crate) fingerprint: String,
+    pub(crate) hit: Option<Reusable>,
+}
+
+/// Asks the cache, if the task may use it.
+pub(crate) async fn look_up(
+    request: &Request,
+    container: &Container,
+    input: &ExecutorInput,
+    resolver: Option<&mut Resolver<'_>>,
+    services: &Services,
+) -> Result<Reuse, Error> {
+    if container.cache_disabled || !container.task.caching() {
+        return Ok(Reuse::default());
+    }
+    let mut volumes = match resolver {
+        Some(resolver) => kubernetes::claims(&container.kubernetes, resolver).await?,
+        None => Vec::new(),
+    };
+    if pod::needs_workspace(input) {
+        volumes.push(pod::workspace_claim(request)?);
+    }
+    let fingerprint = cache::fingerprint(request, container, input, &volumes);
+    let hit = match services.cache.find(request, &fingerprint).await? {
+        Some(execution) => {
+            let wanted = input.outputs.clone().unwrap_or_default();
+            cache::reusable(&services.metadata, execution, &wanted).await?
+        }
+        None => None,
+    };
+    Ok(Reuse { fingerprint, hit })
+}
+
+/// Records the task's execution.
+pub(crate) async fn create(
+    run: &Run,
+    container: &Container,
+    inputs: Inputs,
+    state: State,
+    reuse: &Reuse,
+    services: &Services,
+) -> Result<Execution, Error> {
+    let mut properties = dag::placed(&container.task);
+    let cached = reuse.hit.as_ref().map_or(String::new(), |hit| hit.execution.to_string());
+    let always = [names::POD_NAME, names::POD_UID, names::NAMESPACE, names::IMAGE].map(|name| (name, ""));
+    let filled = [(names::CACHED_EXECUTION_ID, cached.as_str()), (names::CACHE_FINGERPRINT, &reuse.fingerprint)];
+    let text = |(name, value): (&str, &str)| -> (String, Property) { (name.to_owned(), mlmd::text(value)) };
+    properties.extend(always.into_iter().map(text));
+    properties.extend(filled.into_iter().filter(|(_, value)| !value.is_empty()).map(text));
+    let new = NewExecution {
+        type_name: names::CONTAINER_EXECUTION,
+        name: None,
+        state,
+        properties,
+        input_artifacts: inputs.artifact_ids(),
+        inputs: Some(inputs.parameters),
+    };
+    Ok(services.metadata.create_execution(run, new).await?)
+}
+
+async fn publish_cached(run: &Run, execution: &Execution, hit: Reusable, services: &Services) -> Result<(), Error> {
+    let outputs = Some(hit.parameters);
+    services.metadata.publish(run, execution, State::Cached, outputs, hit.artifacts).await?;
+    Ok(())
+}
+
+/// Marks an execution whose pod will never start. Errors are only logged: another error is on its way already.
+pub(crate) async fn publish_failed(run: &Run, execution: &Execution, dag: i64, services: &Services) {
+    let published = services.metadata.publish(run, execution, State::Failed, None, Vec::new()).await;
+    if let Err(error) = published {
+        tracing::error!(execution = execution.id(), "cannot mark the execution as failed: {error}");
+        return;
+    }
+    if let Err(error) = services.metadata.propagate_dag_state(run, dag).await {
+        tracing::error!(dag, "cannot update the state of the DAG: {error}");
+    }
+}
+
+/// The patch for the task's pod. `dsl.TaskConfig` inputs are filled in last: they hold what the patch holds.
+async fn patch(
+    request: &Request,
+    container: &Container,
+    execution: &Execution,
+    mut input: ExecutorInput,
+    resolver: &mut Resolver<'_>,
+) -> Result<serde_json::Value, Error> {
+    let mut pod = pod::build(request, container, execution.id(), &input)?;
+    kubernetes::extend(&mut pod, container, resolver).await?;
+    pod::check_workspace_conflicts(&pod, &input)?;
+    if fill_task_config(request, &pod, &mut input) {
+        pod.command = pod::launcher(request, container, execution.id(), &input);
+    }
+    Ok(pod.to_json())
+}
+
+fn fill_task_config(request: &Request, pod: &Pod, input: &mut ExecutorInput) -> bool {
+    let definitions = request.component.input_definitions.as_ref().map(|d| &d.parameters).into_iter().flatten();
+    let wanted = definitions.filter(|(_, spec)| spec.parameter_type() == ParameterTypeEnum::TaskConfig);
+    let values: BTreeMap<_, _> =
+        wanted.map(|(name, _)| (name.clone(), ir::from_json(&pod.task_config_json()))).collect();
+    let any = !values.is_empty();
+    input.inputs.get_or_insert_default().parameter_values.extend(values);
+    any
+}

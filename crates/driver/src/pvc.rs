@@ -1,0 +1,265 @@
+//! Creating and deleting persistent volume claims: tasks without a pod of their own, done by the driver itself.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use kfp_core::ir;
+use kfp_core::kubeapi::{PERSISTENT_VOLUME_CLAIMS, PODS};
+use kfp_core::mlmd::{self, Execution, Run, State, names};
+use kfp_proto::ml_pipelines::ExecutorInput;
+use prost_types::Value;
+use prost_types::value::Kind;
+use serde_json::{Value as Json, json};
+
+use crate::container::{Reuse, create, look_up};
+use crate::pod::check_quantity;
+use crate::request::{Container, Request};
+use crate::resolve::Inputs;
+use crate::{Error, Services, kubernetes};
+
+/// What to do with a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Delete,
+}
+
+impl Operation {
+    /// The operation that an image stands for.
+    pub(crate) fn of(image: &str) -> Option<Self> {
+        match image {
+            "argostub/createpvc" => Some(Operation::Create),
+            "argostub/deletepvc" => Some(Operation::Delete),
+            _ => None,
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Operation::Create => "create PVC",
+            Operation::Delete => "delete PVC",
+        }
+    }
+}
+
+/// A claim to create.
+#[derive(Debug, PartialEq)]
+struct Claim {
+    name: String,
+    /// The name was made up, so no earlier execution can be the same.
+    generated: bool,
+    object: Json,
+}
+
+fn text<'a>(inputs: &'a BTreeMap<String, Value>, name: &str) -> Option<&'a str> {
+    match &inputs.get(name)?.kind {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The claim that the inputs describe; `unique` becomes part of a name that is not given.
+fn claim(inputs: &BTreeMap<String, Value>, unique: &str) -> Result<Claim, String> {
+    let given = |name| text(inputs, name).filter(|text| !text.is_empty());
+    let modes = match inputs.get("access_modes").and_then(|value| value.kind.as_ref()) {
+        Some(Kind::ListValue(list)) => list.values.iter().map(ir::to_json).collect::<Vec<_>>(),
+        _ => return Err("failed to create pvc: parameter access_modes not provided".to_owned()),
+    };
+    for mode in &modes {
+        kubernetes::access_mode(mode.as_str().unwrap_or_default())?;
+    }
+    let (name, generated) = match (given("pvc_name"), given("pvc_name_suffix")) {
+        (Some(_), Some(_)) => {
+            let text = "failed to create pvc: at most one of pvc_name and pvc_name_suffix can be non-empty";
+            return Err(text.to_owned());
+        }
+        (Some(name), None) => (name.to_owned(), false),
+        (None, Some(suffix)) => (format!("{unique}{suffix}"), true),
+        (None, None) => (unique.to_owned(), true),
+    };
+    let size = text(inputs, "size").ok_or("failed to create pvc: parameter volumeSize not provided")?;
+    check_quantity(size).map_err(|error| format!("failed to parse pvc size {size:?}: {error}"))?;
+    let class = match inputs.get("storage_class_name") {
+        None => "standard",
+        Some(_) => text(inputs, "storage_class_name").unwrap_or_default(),
+    };
+    let mut spec =
+        json!({"accessModes": modes, "resources": {"requests": {"storage": size}}, "storageClassName": class});
+    if let Some(volume) = given("volume_name") {
+        spec["volumeName"] = json!(volume);
+    }
+    match inputs.get("data_source").map(ir::to_json) {
+        None | Some(Json::Null) => {}
+        Some(source @ Json::Object(_)) => spec["dataSource"] = source,
+        Some(other) => return Err(format!("failed to build data source: {other} is not a struct")),
+    }
+    let mut metadata = json!({"name": name});
+    if let Some(Json::Object(annotations)) = inputs.get("annotations").map(ir::to_json) {
+        let texts: BTreeMap<_, _> =
+            annotations.iter().map(|(key, value)| (key, value.as_str().unwrap_or_default())).collect();
+        metadata["annotations"] = json!(texts);
+    }
+    let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec});
+    Ok(Claim { name, generated, object })
+}
+
+/// Carries out the operation and records it: COMPLETE, CACHED or FAILED.
+pub(crate) async fn operate(
+    operation: Operation,
+    request: &Request,
+    container: &Container,
+    run: &Run,
+    inputs: Inputs,
+    input: &ExecutorInput,
+    services: &Services,
+) -> Result<(), Error> {
+    let failed = |reason: String| Error::Volume {
+        operation: operation.describe(),
+        task: container.task.display_name().to_owned(),
+        reason,
+    };
+    let started = SystemTime::now();
+    let unique = uuid::Uuid::new_v4().to_string();
+    let claim = match operation {
+        Operation::Create => claim(&inputs.parameters, &unique).map(Some),
+        Operation::Delete => Ok(None),
+    };
+    // A made-up name goes into the fingerprint, not into the recorded inputs, so that nothing earlier matches.
+    let mut identity = input.clone();
+    if let Ok(Some(claim)) = &claim
+        && claim.generated
+    {
+        let name = Value { kind: Some(Kind::StringValue(claim.name.clone())) };
+        identity.inputs.get_or_insert_default().parameter_values.insert(claim.name.clone(), name);
+    }
+    let reuse = match look_up(request, container, &identity, None, services).await {
+        Ok(reuse) => reuse,
+        Err(error) => {
+            tracing::warn!("going on without the cache: {error}");
+            Reuse::default()
+        }
+    };
+    let to_delete = text(&inputs.parameters, "pvc_name").map(str::to_owned);
+    let mut execution = create(run, container, inputs, State::Running, &reuse, services).await?;
+    if let Err(error) = set_pod(&mut execution, container, request, services).await {
+        tracing::warn!("the driver's own pod is not recorded: {error}");
+    }
+    let fingerprint = reuse.fingerprint;
+    let outcome = match (reuse.hit, claim) {
+        (Some(hit), _) => Ok((State::Cached, hit.parameters)),
+        (None, Ok(Some(claim))) => create_claim(&claim, request, services).await.map(|name| {
+            let name = Value { kind: Some(Kind::StringValue(name)) };
+            (State::Complete, BTreeMap::from([("name".to_owned(), name)]))
+        }),
+        (None, Ok(None)) => {
+            delete_claim(to_delete.as_deref(), request, services).await.map(|()| (State::Complete, BTreeMap::new()))
+        }
+        (None, Err(reason)) => Err(reason),
+    };
+    let (state, outputs) = match &outcome {
+        Ok((state, outputs)) => (*state, Some(outputs.clone())),
+        Err(_) => (State::Failed, None),
+    };
+    let published = services.metadata.publish(run, &execution, state, outputs, Vec::new()).await;
+    let published = published.map_err(|error| failed(format!("failed to publish driver execution: {error}")));
+    let propagated = services.metadata.propagate_dag_state(run, container.task.dag_execution_id).await;
+    outcome.map_err(failed)?;
+    published?;
+    propagated?;
+    // Only creation is remembered: a deletion that was skipped would leave the claim behind.
+    if state == State::Complete && operation == Operation::Create && !fingerprint.is_empty() {
+        services.cache.store(request, execution.id(), &fingerprint, started).await?;
+    }
+    Ok(())
+}
+
+async fn create_claim(claim: &Claim, request: &Request, services: &Services) -> Result<String, String> {
+    let client = services.kubernetes().map_err(|error| error.to_string())?;
+    client
+        .create(PERSISTENT_VOLUME_CLAIMS, &request.run.namespace, &claim.object)
+        .await
+        .map(|_| claim.name.clone())
+        .map_err(|error| format!("failed to create pvc: {error}"))
+}
+
+async fn delete_claim(name: Option<&str>, request: &Request, services: &Services) -> Result<(), String> {
+    let name =
+        name.filter(|name| !name.is_empty()).ok_or("failed to delete pvc: required parameter pvc_name not provided")?;
+    let client = services.kubernetes().map_err(|error| error.to_string())?;
+    let namespace = &request.run.namespace;
+    client
+        .get(PERSISTENT_VOLUME_CLAIMS, namespace, name)
+        .await
+        .map_err(|error| format!("failed to delete pvc {name}: cannot find pvc: {error}"))?;
+    client
+        .delete(PERSISTENT_VOLUME_CLAIMS, namespace, name)
+        .await
+        .map_err(|error| format!("failed to delete pvc {name}: {error}"))
+}
+
+/// Records this driver's pod as the one that did the work.
+async fn set_pod(
+    execution: &mut Execution,
+    container: &Container,
+    request: &Request,
+    services: &Services,
+) -> Result<(), Error> {
+    let (name, namespace) = (&container.pod.name, &request.run.namespace);
+    execution.set(names::POD_NAME, mlmd::text(name.clone()));
+    execution.set(names::NAMESPACE, mlmd::text(namespace.clone()));
+    let uid = if container.pod.uid.is_empty() {
+        let pod = services.kubernetes()?.get(PODS, namespace, name).await?;
+        pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+    } else {
+        container.pod.uid.clone()
+    };
+    execution.set(names::POD_UID, mlmd::text(uid));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(json: Json) -> BTreeMap<String, Value> {
+        json.as_object().unwrap().iter().map(|(key, value)| (key.clone(), ir::from_json(value))).collect()
+    }
+
+    #[test]
+    fn claims_follow_the_inputs() {
+        let full = claim(
+            &inputs(json!({"access_modes": ["ReadWriteOnce"], "size": "5Gi", "pvc_name": "data",
+                "storage_class_name": "", "annotations": {"a": "b"}, "volume_name": "pv",
+                "data_source": {"apiGroup": "g", "kind": "k", "name": "n"}})),
+            "u",
+        )
+        .unwrap();
+        assert_eq!(
+            full.object,
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "annotations": {"a": "b"}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}},
+                "storageClassName": "", "volumeName": "pv",
+                "dataSource": {"apiGroup": "g", "kind": "k", "name": "n"}}})
+        );
+        assert!(!full.generated);
+        let suffixed = claim(&inputs(json!({"access_modes": [], "size": "1", "pvc_name_suffix": "-x"})), "u").unwrap();
+        assert_eq!((suffixed.name.as_str(), suffixed.generated), ("u-x", true));
+        assert_eq!(suffixed.object["spec"]["storageClassName"], "standard");
+    }
+
+    #[test]
+    fn wrong_claims_are_named() {
+        for (given, wanted) in [
+            (json!({"size": "1"}), "parameter access_modes not provided"),
+            (json!({"access_modes": ["Sometimes"], "size": "1"}), "unknown access mode \"Sometimes\""),
+            (json!({"access_modes": []}), "parameter volumeSize not provided"),
+            (json!({"access_modes": [], "size": "big"}), "failed to parse pvc size \"big\""),
+            (json!({"access_modes": [], "size": "1", "pvc_name": "a", "pvc_name_suffix": "b"}), "at most one of"),
+            (json!({"access_modes": [], "size": "1", "data_source": 3}), "failed to build data source"),
+        ] {
+            let error = claim(&inputs(given), "u").unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}

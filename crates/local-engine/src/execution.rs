@@ -1,0 +1,812 @@
+//! The pure core: one Workflow under execution. Events go in, effects come out; no clock and no I/O inside.
+//!
+//! Every unfulfilled node is looked at only when something it waits for has happened: a fulfilled node puts its
+//! owner into a queue, the queue is worked off, nothing else is visited. All state besides the status can be
+//! rebuilt from it, so a restart continues where the last written status stands.
+
+use crate::assess;
+use crate::changes::Changes;
+use crate::frames::Work;
+use crate::model::{Kind, Model};
+use crate::names;
+use crate::nodes::{Index, Node, Nodes};
+use crate::substitute::Chain;
+use crate::validate;
+use crate::variables::{Globals, InputScope, PathScope};
+use chrono::{DateTime, Duration, Utc};
+use kfp_core::argo::{
+    Condition, NodeFlag, NodePhase, NodeStatus, NodeType, Parameter, Status, Timestamp, Workflow, WorkflowPhase,
+    names as labels,
+};
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A pod exists or changed.
+    Pod(Arc<Value>),
+    /// A pod is gone; the text is its node's identifier.
+    PodDeleted(String),
+    /// The API refused a pod for good: node identifier and reason.
+    PodRefused(String, String),
+    /// A claim exists.
+    ClaimReady,
+    /// The API refused a claim: reason.
+    ClaimRefused(String),
+    /// Somebody changed the Workflow.
+    Edited(Box<Workflow>),
+}
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Create a pod for a node.
+    CreatePod {
+        /// Identifier of the node.
+        node: String,
+        /// The pod.
+        pod: Value,
+    },
+    /// End a pod that has been given up.
+    StopPod {
+        /// Name of the pod.
+        name: String,
+    },
+    /// Create a claim.
+    CreateClaim(Value),
+    /// Delete a claim.
+    DeleteClaim {
+        /// Name of the claim.
+        name: String,
+    },
+}
+
+/// Deepest nesting of templates; recursion beyond it is an error of the Workflow.
+const MAX_DEPTH: u32 = 100;
+
+/// Where the execution stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Fresh,
+    Claims(usize),
+    Main,
+    Exit,
+    Done,
+}
+
+/// One Workflow under execution.
+#[derive(Debug)]
+pub struct Execution {
+    pub(crate) workflow: Workflow,
+    pub(crate) model: Arc<Model>,
+    pub(crate) globals: Globals,
+    pub(crate) nodes: Nodes,
+    pub(crate) status: Status,
+    pub(crate) status_changed: bool,
+    pub(crate) labels_changed: bool,
+    pub(crate) now: DateTime<Utc>,
+    stage: Stage,
+    broken: Option<String>,
+    queue: VecDeque<Index>,
+    queued: HashSet<Index>,
+    deferred: BTreeSet<Index>,
+    timers: BTreeSet<(DateTime<Utc>, Index)>,
+    effects: Vec<Effect>,
+    seen_pods: HashSet<String>,
+    stopped_for: Option<String>,
+    claim_volumes: Vec<Value>,
+}
+
+/// A template to be executed as a node.
+#[derive(Default)]
+pub(crate) struct Call<'a> {
+    pub name: String,
+    pub template: &'a str,
+    pub parameters: Vec<Parameter>,
+    pub artifacts: Vec<kfp_core::argo::Artifact>,
+    pub owner: Option<Index>,
+    pub boundary: Option<Index>,
+    pub on_exit: bool,
+    pub hooked: bool,
+    pub retried: bool,
+    pub depth: u32,
+    pub locals: std::collections::BTreeMap<String, String>,
+}
+
+/// What became of a call.
+pub(crate) enum Started {
+    /// There is a node now, or was before.
+    Node(Index),
+    /// A parallelism limit is reached; try again later.
+    Deferred,
+}
+
+impl Execution {
+    /// Takes up a Workflow where its status stands. Apply an [`Event::Pod`] for each of its pods before `run`.
+    pub fn new(workflow: Workflow, now: DateTime<Utc>) -> Execution {
+        let (model, mut broken) = match Model::new(&workflow) {
+            Ok(model) => (model, None),
+            Err(error) => {
+                let empty = Model { spec: workflow.spec.clone(), templates: Default::default() };
+                (empty, Some(format!("invalid spec: {error}")))
+            }
+        };
+        if broken.is_none() {
+            broken = validate::workflow(&workflow, &model).err().map(|error| format!("invalid spec: {error}"));
+        }
+        let globals = Globals::new(&workflow).unwrap_or_else(|error| {
+            broken.get_or_insert(format!("failed to set global parameters: {error}"));
+            Globals::default()
+        });
+        let mut globals = globals;
+        for output in workflow.status.outputs.iter().flat_map(|outputs| &outputs.parameters) {
+            let value = output.value.clone().unwrap_or_default();
+            globals.set(format!("workflow.outputs.parameters.{}", output.name), value);
+        }
+        let mut status = workflow.status.clone();
+        let nodes = Nodes::load(&workflow.metadata.name, &status.nodes);
+        status.nodes.clear();
+        let stage = match status.phase {
+            _ if workflow.label(labels::LABEL_COMPLETED) == Some("true") => Stage::Done,
+            WorkflowPhase::Unknown => Stage::Fresh,
+            _ => Stage::Main,
+        };
+        let mut execution = Execution {
+            model: Arc::new(model),
+            globals,
+            nodes,
+            status,
+            status_changed: false,
+            labels_changed: false,
+            now,
+            stage,
+            broken,
+            queue: VecDeque::new(),
+            queued: HashSet::new(),
+            deferred: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            effects: Vec::new(),
+            seen_pods: HashSet::new(),
+            stopped_for: None,
+            claim_volumes: Vec::new(),
+            workflow,
+        };
+        execution.workflow.status = Status::default();
+        execution.workflow.spec.templates.clear();
+        execution.set_claim_volumes();
+        execution
+    }
+
+    /// Takes an event in. Call [`Execution::run`] after a batch of them.
+    pub fn apply(&mut self, event: Event, now: DateTime<Utc>) {
+        self.now = now;
+        if self.stage == Stage::Done {
+            return;
+        }
+        match event {
+            Event::Pod(pod) => self.apply_pod(&pod),
+            Event::PodDeleted(id) => {
+                self.seen_pods.remove(&id);
+                if let Some(index) =
+                    self.nodes.by_id(&id).filter(|index| self.nodes[*index].status.kind == NodeType::Pod)
+                {
+                    self.finish(index, NodePhase::Error, "pod deleted");
+                }
+            }
+            Event::PodRefused(id, why) => {
+                if let Some(index) = self.nodes.by_id(&id) {
+                    self.finish(index, NodePhase::Error, &why);
+                }
+            }
+            Event::ClaimReady => {
+                if let Stage::Claims(open) = self.stage {
+                    self.stage = if open <= 1 { Stage::Main } else { Stage::Claims(open - 1) };
+                }
+            }
+            Event::ClaimRefused(why) => {
+                if matches!(self.stage, Stage::Claims(_)) {
+                    self.end(WorkflowPhase::Error, &why);
+                }
+            }
+            Event::Edited(workflow) => self.apply_edit(*workflow),
+        }
+    }
+
+    /// Takes over what others may change while the Workflow runs: deadline, shutdown, suspend, and the phases of
+    /// suspended nodes.
+    fn apply_edit(&mut self, workflow: Workflow) {
+        self.workflow.spec.active_deadline_seconds = workflow.spec.active_deadline_seconds;
+        self.workflow.spec.shutdown = workflow.spec.shutdown;
+        self.workflow.spec.suspend = workflow.spec.suspend;
+        for (id, node) in &workflow.status.nodes {
+            let index = self.nodes.by_id(id).filter(|_| node.kind == NodeType::Suspend && node.phase.is_fulfilled());
+            if let Some(index) = index {
+                self.finish(index, node.phase, &node.message);
+            }
+        }
+    }
+
+    fn apply_pod(&mut self, pod: &Value) {
+        let Some(id) = pod["metadata"]["annotations"][labels::ANNOTATION_NODE_ID].as_str() else { return };
+        if pod["metadata"]["deletionTimestamp"].is_null() {
+            self.seen_pods.insert(id.to_owned());
+        }
+        let Some(index) = self.nodes.by_id(id) else { return };
+        let old = &self.nodes[index].status;
+        if old.phase.is_fulfilled() || old.kind != NodeType::Pod {
+            return;
+        }
+        let template = self.model.templates.get(&old.template_name);
+        let seen = assess::assess(pod, template.map(|template| &template.template));
+        // A pod that is seen pending again (a late event) does not take its node back.
+        let phase =
+            if old.phase == NodePhase::Running && seen.phase == NodePhase::Pending { old.phase } else { seen.phase };
+        let changed = old.phase != phase
+            || old.message != seen.message
+            || old.pod_ip != seen.ip
+            || (old.host_node_name != seen.host && !seen.host.is_empty());
+        if !changed {
+            return;
+        }
+        let status = self.nodes.change(index);
+        status.pod_ip = seen.ip;
+        if !seen.host.is_empty() {
+            status.host_node_name = seen.host;
+        }
+        if let Some(outputs) = seen.outputs {
+            status.outputs = Some(outputs);
+        }
+        if phase.is_fulfilled() {
+            if let Some(finished) = seen.finished_at {
+                status.finished_at = Some(finished);
+            }
+            self.finish(index, phase, &seen.message);
+            self.export_globals(index);
+        } else {
+            status.phase = phase;
+            status.message = seen.message;
+        }
+    }
+
+    /// Outputs with a `globalName` become variables of the whole workflow.
+    fn export_globals(&mut self, index: Index) {
+        let Some(outputs) = &self.nodes[index].status.outputs else { return };
+        let exported: Vec<(String, String)> = outputs
+            .parameters
+            .iter()
+            .filter_map(|parameter| Some((parameter.global_name.clone()?, parameter.value.clone()?)))
+            .collect();
+        for (name, value) in exported {
+            self.globals.set(format!("workflow.outputs.parameters.{name}"), &value);
+            let outputs = self.status.outputs.get_or_insert_default();
+            outputs.parameters.retain(|old| old.name != name);
+            outputs.parameters.push(Parameter::new(name, value));
+            self.status_changed = true;
+        }
+    }
+
+    /// Works off everything that can go on at this time and says what is to be done outside.
+    pub fn run(&mut self, now: DateTime<Utc>) -> Vec<Effect> {
+        self.now = now;
+        if self.stage == Stage::Done {
+            return std::mem::take(&mut self.effects);
+        }
+        if let Some(why) = self.broken.take() {
+            self.begin();
+            self.end(WorkflowPhase::Failed, &why);
+            return std::mem::take(&mut self.effects);
+        }
+        if self.stage == Stage::Fresh {
+            self.begin();
+        }
+        while let Some((due, index)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
+            self.timers.remove(&(due, index));
+            self.wake(index);
+        }
+        self.enforce_stop();
+        if self.workflow.spec.suspend != Some(true) && !matches!(self.stage, Stage::Claims(_)) {
+            self.advance();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When `run` has to be called although nothing happened.
+    pub fn next_wakeup(&self) -> Option<DateTime<Utc>> {
+        if self.stage == Stage::Done {
+            return None;
+        }
+        let deadline = self.deadline().filter(|deadline| *deadline > self.now);
+        self.timers.first().map(|(due, _)| *due).into_iter().chain(deadline).min()
+    }
+
+    /// True when the Workflow has ended.
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Phase of the Workflow.
+    pub fn phase(&self) -> WorkflowPhase {
+        self.status.phase
+    }
+
+    /// Status of a node, by its full name.
+    pub fn node(&self, name: &str) -> Option<&NodeStatus> {
+        Some(&self.nodes[self.nodes.by_name(name)?].status)
+    }
+
+    /// Status of all nodes.
+    pub fn node_statuses(&self) -> impl Iterator<Item = &NodeStatus> {
+        self.nodes.indexes().map(|index| &self.nodes[index].status)
+    }
+
+    /// Everything that changed since the last call, to be written into the Workflow; `None` if nothing did.
+    pub fn take_changes(&mut self) -> Option<Changes> {
+        Changes::take(self)
+    }
+
+    fn begin(&mut self) {
+        self.stage = Stage::Main;
+        self.status.started_at = Some(self.now.into());
+        self.set_phase(WorkflowPhase::Running, "");
+        self.set_condition("PodRunning", "False");
+        if self.broken.is_some() {
+            return;
+        }
+        let name = self.workflow.metadata.name.clone();
+        let claims: Vec<Value> = self.model.spec.volume_claim_templates.clone();
+        for claim in &claims {
+            let Some(template) = claim["metadata"]["name"].as_str() else { continue };
+            let claim_name = format!("{name}-{template}");
+            let mut object = claim.clone();
+            object["apiVersion"] = json!("v1");
+            object["kind"] = json!("PersistentVolumeClaim");
+            object["metadata"]["name"] = json!(claim_name);
+            object["metadata"]["namespace"] = json!(self.workflow.metadata.namespace);
+            object["metadata"]["ownerReferences"] = json!([{
+                "apiVersion": kfp_core::argo::API_VERSION, "kind": kfp_core::argo::KIND, "name": name,
+                "uid": self.workflow.metadata.uid, "controller": true, "blockOwnerDeletion": true,
+            }]);
+            if let Some(members) = object.as_object_mut() {
+                members.remove("status");
+            }
+            self.status
+                .persistent_volume_claims
+                .push(json!({"name": template, "persistentVolumeClaim": {"claimName": claim_name}}));
+            self.effects.push(Effect::CreateClaim(object));
+        }
+        if !claims.is_empty() {
+            self.stage = Stage::Claims(self.effects.len());
+            self.set_claim_volumes();
+        }
+    }
+
+    fn set_claim_volumes(&mut self) {
+        self.claim_volumes = self.status.persistent_volume_claims.clone();
+    }
+
+    /// Starts the entry, works off the queue, then goes on to the exit handler and the end.
+    fn advance(&mut self) {
+        let name = self.workflow.metadata.name.clone();
+        loop {
+            while let Some(index) = self.queue.pop_front() {
+                self.queued.remove(&index);
+                self.evaluate(index);
+            }
+            let progressed = match self.stage {
+                Stage::Main => self.advance_main(&name),
+                Stage::Exit => self.advance_exit(&name),
+                _ => false,
+            };
+            if !progressed {
+                return;
+            }
+        }
+    }
+
+    fn advance_main(&mut self, name: &str) -> bool {
+        let entry = match self.nodes.by_name(name) {
+            Some(entry) if self.nodes[entry].status.phase.is_fulfilled() => entry,
+            Some(entry) if !matches!(self.nodes[entry].work, Work::None) => return false,
+            _ => {
+                let entrypoint = self.model.spec.entrypoint.clone();
+                let mut parameters = self.model.spec.arguments.parameters.clone();
+                for parameter in &mut parameters {
+                    parameter.value = self.globals.parameter(&parameter.name).map(str::to_owned);
+                }
+                let artifacts = self.model.spec.arguments.artifacts.clone();
+                let call =
+                    Call { name: name.to_owned(), template: &entrypoint, parameters, artifacts, ..Call::default() };
+                return matches!(self.execute(call), Started::Node(_));
+            }
+        };
+        let status = &self.nodes[entry].status;
+        let (phase, message) = (outcome(status.phase), status.message.clone());
+        self.globals.set("workflow.status", phase.as_str());
+        if self.exit_template().is_some() && self.workflow.spec.shutdown.as_deref() != Some("Terminate") {
+            self.globals.set("workflow.failures", self.failures());
+            let started = self.status.started_at.map_or(self.now, |time| time.0);
+            let seconds = (self.now - started).num_milliseconds() as f64 / 1000.0;
+            self.globals.set("workflow.duration", format!("{seconds:.6}"));
+            self.stage = Stage::Exit;
+            return true;
+        }
+        self.end(phase, &message);
+        true
+    }
+
+    fn exit_template(&self) -> Option<(String, Vec<Parameter>)> {
+        let spec = &self.model.spec;
+        match (spec.hooks.get("exit"), &spec.on_exit) {
+            (Some(hook), _) => Some((hook.template.clone(), hook.arguments.parameters.clone())),
+            (None, Some(template)) => Some((template.clone(), spec.arguments.parameters.clone())),
+            (None, None) => None,
+        }
+    }
+
+    fn advance_exit(&mut self, name: &str) -> bool {
+        let exit_name = format!("{name}.onExit");
+        let exit = match self.nodes.by_name(&exit_name) {
+            Some(exit) if self.nodes[exit].status.phase.is_fulfilled() => exit,
+            Some(exit) if !matches!(self.nodes[exit].work, Work::None) => return false,
+            _ => {
+                let Some((template, mut parameters)) = self.exit_template() else { return false };
+                for parameter in &mut parameters {
+                    let text = parameter.value.clone().unwrap_or_default();
+                    if let Ok(value) = crate::substitute::text(&text, &self.globals) {
+                        parameter.value = Some(value.into_owned());
+                    }
+                }
+                let call = Call { name: exit_name, template: &template, parameters, on_exit: true, ..Call::default() };
+                return matches!(self.execute(call), Started::Node(_));
+            }
+        };
+        let entry = self.nodes.by_name(name).map(|entry| &self.nodes[entry].status);
+        let (main, message) = entry.map_or((WorkflowPhase::Error, ""), |entry| (outcome(entry.phase), &entry.message));
+        let exit = &self.nodes[exit].status;
+        let (phase, message) = match outcome(exit.phase) {
+            failed if main == WorkflowPhase::Succeeded && failed != main => (failed, exit.message.clone()),
+            _ => (main, message.to_owned()),
+        };
+        self.end(phase, &message);
+        true
+    }
+
+    /// `workflow.failures`: a quoted JSON list of the failed nodes.
+    fn failures(&self) -> String {
+        let failed: Vec<Value> = self
+            .node_statuses()
+            .filter(|node| node.phase.is_failure() && node.kind == NodeType::Pod)
+            .map(|node| {
+                json!({"displayName": node.display_name, "message": node.message, "templateName": node.template_name,
+                    "phase": node.phase, "podName": self.pod_name(node), "finishedAt": node.finished_at})
+            })
+            .collect();
+        let list = if failed.is_empty() { "null".to_owned() } else { Value::Array(failed).to_string() };
+        Value::String(list).to_string()
+    }
+
+    fn end(&mut self, phase: WorkflowPhase, message: &str) {
+        let message = match &self.workflow.spec.shutdown {
+            Some(strategy) if !strategy.is_empty() => format!("Stopped with strategy '{strategy}'"),
+            _ => message.to_owned(),
+        };
+        self.status.finished_at = Some(self.now.into());
+        self.set_condition("PodRunning", "False");
+        self.set_condition("Completed", "True");
+        self.set_phase(phase, &message);
+        let policy = self.model.spec.volume_claim_gc.as_ref().and_then(|gc| gc["strategy"].as_str());
+        if phase == WorkflowPhase::Succeeded || policy == Some("OnWorkflowCompletion") {
+            for claim in std::mem::take(&mut self.status.persistent_volume_claims) {
+                if let Some(name) = claim["persistentVolumeClaim"]["claimName"].as_str() {
+                    self.effects.push(Effect::DeleteClaim { name: name.to_owned() });
+                }
+            }
+        }
+        self.stage = Stage::Done;
+    }
+
+    fn set_phase(&mut self, phase: WorkflowPhase, message: &str) {
+        self.status.phase = phase;
+        self.status.message = message.to_owned();
+        self.status_changed = true;
+        self.labels_changed = true;
+    }
+
+    pub(crate) fn set_condition(&mut self, kind: &str, value: &str) {
+        match self.status.conditions.iter_mut().find(|condition| condition.kind == kind) {
+            Some(condition) if condition.status == value => return,
+            Some(condition) => condition.status = value.to_owned(),
+            None => self.status.conditions.push(Condition {
+                kind: kind.to_owned(),
+                status: value.to_owned(),
+                ..Condition::default()
+            }),
+        }
+        self.status_changed = true;
+    }
+
+    /// When everything that is no exit handler has to end.
+    pub(crate) fn deadline(&self) -> Option<DateTime<Utc>> {
+        let seconds = self.workflow.spec.active_deadline_seconds?;
+        let started = self.status.started_at?.0;
+        let started = DateTime::from_timestamp(started.timestamp(), 0)?;
+        started.checked_add_signed(Duration::try_seconds(seconds)?)
+    }
+
+    /// Strategy of a shutdown that concerns this node.
+    pub(crate) fn shutdown_for(&self, on_exit: bool) -> Option<&str> {
+        let strategy = self.workflow.spec.shutdown.as_deref().filter(|strategy| !strategy.is_empty())?;
+        (!on_exit || strategy == "Terminate").then_some(strategy)
+    }
+
+    /// Why no pod may run for such a node any more, as the message of nodes whose pod would only now be made.
+    fn stop_message(&self, on_exit: bool) -> Option<String> {
+        if let Some(strategy) = self.shutdown_for(on_exit) {
+            return Some(format!("workflow shutdown with strategy: {strategy}"));
+        }
+        let passed = !on_exit && self.deadline().is_some_and(|deadline| deadline <= self.now);
+        passed.then(|| "Step exceeded its deadline".to_owned())
+    }
+
+    /// Ends pods that a shutdown or the deadline concerns, once per reason.
+    fn enforce_stop(&mut self) {
+        let reason = match (self.shutdown_for(false), self.stop_message(false)) {
+            (Some(strategy), _) => strategy.to_owned(),
+            (None, Some(_)) => "deadline".to_owned(),
+            (None, None) => {
+                self.stopped_for = None;
+                return;
+            }
+        };
+        if self.stopped_for.as_ref() == Some(&reason) {
+            return;
+        }
+        self.stopped_for = Some(reason);
+        for index in self.nodes.indexes() {
+            let node = &self.nodes[index];
+            if node.status.phase.is_fulfilled() || !matches!(node.status.kind, NodeType::Pod | NodeType::Suspend) {
+                continue;
+            }
+            let on_exit = node.on_exit || self.is_exit(index);
+            let Some(mut message) = self.stop_message(on_exit) else { continue };
+            if node.status.kind == NodeType::Pod {
+                let name = self.pod_name(&node.status);
+                self.effects.push(Effect::StopPod { name });
+                message = message.replace("strategy: ", "strategy:  ");
+            } else if let Some(strategy) = self.shutdown_for(on_exit) {
+                message = format!("Stopped with strategy '{strategy}'");
+            }
+            self.finish(index, NodePhase::Failed, &message);
+        }
+        // Frames that wait for a retry, a free place or a shutdown look again.
+        for index in self.nodes.indexes() {
+            self.wake(index);
+        }
+    }
+
+    /// True when the node or a boundary around it is made by a hook. Tells exit handlers apart in a status that was
+    /// loaded, before the nodes are taken up again.
+    fn is_exit(&self, index: Index) -> bool {
+        let mut at = Some(index);
+        for _ in 0..=MAX_DEPTH {
+            let Some(index) = at else { return false };
+            let status = &self.nodes[index].status;
+            if self.nodes.is_hook(index) || (status.boundary_id.is_empty() && status.name.ends_with(".onExit")) {
+                return true;
+            }
+            at = self.nodes[index].boundary;
+        }
+        false
+    }
+
+    pub(crate) fn pod_name(&self, node: &NodeStatus) -> String {
+        let v1 = self.workflow.annotation(labels::ANNOTATION_POD_NAME_FORMAT) == Some("v1");
+        names::pod_name(&self.workflow.metadata.name, &node.name, &node.template_name, v1)
+    }
+
+    /// Puts an unfulfilled frame into the queue.
+    pub(crate) fn wake(&mut self, index: Index) {
+        let status = &self.nodes[index].status;
+        let frame = matches!(status.kind, NodeType::Dag | NodeType::Steps | NodeType::Retry | NodeType::Suspend);
+        if frame && !status.phase.is_fulfilled() && self.queued.insert(index) {
+            self.queue.push_back(index);
+        }
+    }
+
+    /// Wakes a frame at a time.
+    pub(crate) fn wake_at(&mut self, due: DateTime<Utc>, index: Index) {
+        self.timers.insert((due, index));
+    }
+
+    /// Looks at a frame again when a pod or DAG ends anywhere.
+    pub(crate) fn defer(&mut self, index: Index) {
+        self.deferred.insert(index);
+    }
+
+    /// Ends a node, once; whoever waits for it looks again.
+    pub(crate) fn finish(&mut self, index: Index, phase: NodePhase, message: &str) {
+        if self.nodes[index].status.phase.is_fulfilled() {
+            return;
+        }
+        let now = Timestamp(self.now);
+        let status = self.nodes.change(index);
+        status.phase = phase;
+        status.message = message.to_owned();
+        let finished = *status.finished_at.get_or_insert(now);
+        if status.kind == NodeType::Pod {
+            let seconds = status.started_at.map_or(0, |started| (finished.0 - started.0).num_seconds().max(0));
+            for resource in ["cpu", "memory"] {
+                status.resources_duration.insert(resource.to_owned(), seconds);
+                *self.status.resources_duration.entry(resource.to_owned()).or_default() += seconds;
+            }
+        }
+        self.nodes[index].work = Work::None;
+        self.status_changed = true;
+        if self.nodes.fulfilled(index) {
+            for frame in std::mem::take(&mut self.deferred) {
+                self.wake(frame);
+            }
+        }
+        if let Some(owner) = self.nodes[index].owner {
+            self.wake(owner);
+        }
+    }
+
+    /// Adds a node that is fulfilled from the start: skipped, omitted or failed before it could begin.
+    pub(crate) fn add_mark(&mut self, call: &Call<'_>, phase: NodePhase, message: &str) -> Index {
+        let index = self.add_node(call, NodeType::Skipped);
+        let now = Timestamp(self.now);
+        let status = self.nodes.change(index);
+        status.node_flag = Some(NodeFlag { hooked: call.hooked, retried: call.retried });
+        status.phase = phase;
+        status.message = message.to_owned();
+        status.finished_at = Some(now);
+        self.status_changed = true;
+        index
+    }
+
+    /// Adds a running node.
+    pub(crate) fn add_node(&mut self, call: &Call<'_>, kind: NodeType) -> Index {
+        let scope = format!("local/{}", self.workflow.metadata.name);
+        let flag = NodeFlag { hooked: call.hooked, retried: call.retried };
+        self.status_changed = true;
+        self.nodes.add(Node {
+            status: NodeStatus {
+                name: call.name.clone(),
+                kind,
+                phase: match kind {
+                    NodeType::Pod => NodePhase::Pending,
+                    _ => NodePhase::Running,
+                },
+                template_name: call.template.to_owned(),
+                template_scope: scope,
+                started_at: Some(self.now.into()),
+                node_flag: (flag != NodeFlag::default() || matches!(kind, NodeType::TaskGroup | NodeType::StepGroup))
+                    .then_some(flag),
+                ..NodeStatus::default()
+            },
+            owner: call.owner,
+            boundary: call.boundary,
+            on_exit: call.on_exit,
+            depth: call.depth,
+            locals: call.locals.clone(),
+            ..Node::default()
+        })
+    }
+
+    /// True when one more child of the boundary, or one more pod, would exceed a limit.
+    pub(crate) fn at_limit(&self, boundary: Option<Index>, pod: bool) -> bool {
+        let over = |limit: Option<i64>, active: i64| limit.is_some_and(|limit| limit > 0 && active >= limit);
+        let boundary_full = boundary.is_some_and(|boundary| {
+            let template = self.model.templates.get(&self.nodes[boundary].status.template_name);
+            over(template.and_then(|template| template.template.parallelism), self.nodes[boundary].active)
+        });
+        boundary_full || (pod && over(self.model.spec.parallelism, self.nodes.active_pods))
+    }
+
+    /// Executes a template as a node: makes the node unless it exists, and takes up its work.
+    pub(crate) fn execute(&mut self, call: Call<'_>) -> Started {
+        let template = self.model.templates.get(call.template).cloned();
+        if let Some(index) = self.nodes.by_name(&call.name) {
+            self.resume(index, &call);
+            return Started::Node(index);
+        }
+        let Some(template) = template else {
+            let message = format!("template name '{}' undefined", call.template);
+            return Started::Node(self.add_mark(&call, NodePhase::Error, &message));
+        };
+        if call.depth > MAX_DEPTH {
+            let message = format!("Maximum recursion depth exceeded. See the limit of {MAX_DEPTH} nested templates");
+            return Started::Node(self.add_mark(&call, NodePhase::Error, &message));
+        }
+        let inputs = match crate::inputs::process(&template.template, &call, &self.globals) {
+            Ok(inputs) => inputs,
+            Err(message) => return Started::Node(self.add_mark(&call, NodePhase::Error, &message)),
+        };
+        if self.at_limit(call.boundary, matches!(template.kind, Kind::Pod)) {
+            return Started::Deferred;
+        }
+        let kind = match &template.kind {
+            _ if template.template.retry_strategy.is_some() && !call.retried => NodeType::Retry,
+            Kind::Pod => NodeType::Pod,
+            Kind::Dag(_) => NodeType::Dag,
+            Kind::Steps(_) => NodeType::Steps,
+            Kind::Suspend => NodeType::Suspend,
+        };
+        let index = self.add_node(&call, kind);
+        self.nodes.change(index).inputs = (!inputs.is_empty()).then_some(inputs);
+        self.take_up(index, &template);
+        if kind == NodeType::Pod {
+            self.start_pod(index);
+        }
+        Started::Node(index)
+    }
+
+    /// Continues a node of an earlier life of the engine, or of a run that is retried.
+    fn resume(&mut self, index: Index, call: &Call<'_>) {
+        let node = &mut self.nodes[index];
+        if node.status.phase.is_fulfilled() || !matches!(node.work, Work::None) {
+            return;
+        }
+        node.owner = call.owner;
+        node.boundary = call.boundary.or(node.boundary);
+        node.on_exit = call.on_exit;
+        node.depth = call.depth;
+        node.locals = call.locals.clone();
+        let (kind, phase, id) = (node.status.kind, node.status.phase, node.status.id.clone());
+        let Some(template) = self.model.templates.get(call.template).cloned() else {
+            self.finish(index, NodePhase::Error, &format!("template name '{}' undefined", call.template));
+            return;
+        };
+        self.take_up(index, &template);
+        if kind == NodeType::Pod && !self.seen_pods.contains(&id) {
+            if phase == NodePhase::Pending {
+                self.start_pod(index);
+            } else {
+                self.finish(index, NodePhase::Error, "pod deleted");
+            }
+        }
+    }
+
+    fn start_pod(&mut self, index: Index) {
+        if let Some(message) = self.stop_message(self.nodes[index].on_exit) {
+            self.finish(index, NodePhase::Failed, &message);
+            return;
+        }
+        let node = &self.nodes[index];
+        let Some(template) = self.model.templates.get(&node.status.template_name).cloned() else { return };
+        let pod_name = self.pod_name(&node.status);
+        let mut locals = node.locals.clone();
+        locals.insert("pod.name".to_owned(), pod_name.clone());
+        locals.insert("node.name".to_owned(), node.status.name.clone());
+        let inputs = InputScope(node.status.inputs.as_ref());
+        let paths = PathScope(&template.template);
+        let scope = Chain(vec![&locals, &inputs, &paths, &self.globals]);
+        let context = crate::pod::Context {
+            workflow: &self.workflow.metadata.name,
+            namespace: &self.workflow.metadata.namespace,
+            uid: &self.workflow.metadata.uid,
+            node_name: &node.status.name,
+            node_id: &node.status.id,
+            pod_name: &pod_name,
+            on_exit: node.on_exit,
+            spec: &self.model.spec,
+            claims: &self.claim_volumes,
+        };
+        match crate::pod::build(&context, &template.template, &scope) {
+            Ok(pod) => self.effects.push(Effect::CreatePod { node: node.status.id.clone(), pod }),
+            Err(error) => self.finish(index, NodePhase::Error, &error.to_string()),
+        }
+    }
+}
+
+/// Phase of a Workflow whose entry ended in this phase.
+fn outcome(phase: NodePhase) -> WorkflowPhase {
+    match phase {
+        NodePhase::Succeeded | NodePhase::Skipped | NodePhase::Omitted => WorkflowPhase::Succeeded,
+        NodePhase::Failed => WorkflowPhase::Failed,
+        _ => WorkflowPhase::Error,
+    }
+}

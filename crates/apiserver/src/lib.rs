@@ -1,1 +1,83 @@
-//! kfp-apiserver.
+//! The API server of Kubeflow Pipelines: pipelines, experiments, runs and schedules over gRPC and REST, stored in SQL and
+//! executed as Argo Workflows.
+
+pub mod access;
+pub mod config;
+pub mod domain;
+pub mod error;
+pub mod http;
+pub mod options;
+mod server;
+pub mod services;
+pub mod store;
+pub mod workflows;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kfp_core::shutdown::CancellationToken;
+
+pub use options::Options;
+
+/// Why the server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Database or Kubernetes cannot be used.
+    #[error(transparent)]
+    Start(#[from] error::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another port or stop what uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A listener failed.
+    #[error("serving failed: {0}")]
+    Serve(String),
+    /// The program is put together wrongly.
+    #[error("the API server is put together wrongly: {0}")]
+    Wiring(String),
+}
+
+/// Runs the API server until `shutdown` is cancelled.
+///
+/// # Errors
+/// When it cannot start, or when a listener fails.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    let Options {
+        http_address,
+        grpc_address,
+        http_listener,
+        grpc_listener,
+        database,
+        kube,
+        compiler,
+        namespace,
+        grace_seconds,
+        commit,
+        tag,
+        urls,
+        archive,
+        objects,
+    } = options;
+    let http_listener = server::listener(http_listener, http_address).await?;
+    let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
+    let options::Database::Sqlite(path) = database;
+    let db = store::Db::open_sqlite(&path).await?;
+    let cluster = match kube {
+        Some(client) => workflows::cluster::Cluster::new(client),
+        None => workflows::cluster::Cluster::infer().await?,
+    };
+    let mut tx = db.write().await?;
+    services::experiments::ensure_default(&mut tx).await?;
+    tx.commit().await?;
+    tracing::info!(http = %http_address, grpc = %grpc_address, database = %path.display(), %namespace, "API server starts");
+    let app = Arc::new(services::App { db: db.clone(), cluster, compiler, namespace, grace_seconds, urls });
+    let settings = http::Settings { commit, tag, archive, objects };
+    let done = server::serve(&app, settings, http_listener, grpc_listener, &shutdown).await;
+    db.close().await;
+    tracing::info!("API server stopped");
+    done
+}

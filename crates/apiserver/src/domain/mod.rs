@@ -1,0 +1,7 @@
+//! Rules and state machines of the API's resources, free of I/O.
+
+pub mod macros;
+pub mod names;
+pub mod nodes;
+pub mod retry;
+pub mod state;

@@ -1,0 +1,193 @@
+//! From the nodes of a reported Workflow to the tasks of its run.
+
+use serde_json::Value;
+
+use super::state::State;
+use crate::store::tasks::Task;
+
+/// Unix seconds of a Kubernetes time; 0 when it is absent.
+#[must_use]
+pub fn seconds(value: &Value) -> i64 {
+    let parsed = value.as_str().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+    parsed.map_or(0, |time| time.timestamp())
+}
+
+/// Text at a JSON pointer; empty when absent.
+#[must_use]
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A label or annotation of an object; empty when absent. `map` is `labels` or `annotations`.
+#[must_use]
+pub fn meta<'a>(object: &'a Value, map: &str, key: &str) -> &'a str {
+    object["metadata"][map][key].as_str().unwrap_or_default()
+}
+
+/// Name of the pod of a node, as upstream derives it (Argo's second naming, without its truncation).
+#[must_use]
+pub fn pod_name(workflow: &Value, node: &Value) -> String {
+    let (name, id) = (text(workflow, "/metadata/name"), text(node, "/id"));
+    if text(workflow, "/apiVersion") == "v1"
+        || meta(workflow, "annotations", "workflows.argoproj.io/pod-name-format") == "v1"
+    {
+        return id.to_owned();
+    }
+    let node_name = text(node, "/name");
+    if node_name == name {
+        return name.to_owned();
+    }
+    let suffix = id.rsplit('-').next().unwrap_or_default();
+    let mut template = text(node, "/templateName");
+    if template.is_empty() {
+        template = text(node, "/templateRef/template");
+    }
+    if node_name.contains(".inline") || template.is_empty() {
+        format!("{name}-{suffix}")
+    } else {
+        format!("{name}-{template}-{suffix}")
+    }
+}
+
+/// The nodes of a Workflow in the order of their ids.
+#[must_use]
+pub fn nodes(workflow: &Value) -> Vec<&Value> {
+    // serde_json maps are sorted unless a crate asks for insertion order; sort to be independent of that.
+    let mut nodes: Vec<(&String, &Value)> = workflow["status"]["nodes"].as_object().into_iter().flatten().collect();
+    nodes.sort_by_key(|(id, _)| id.as_str());
+    nodes.into_iter().map(|(_, node)| node).collect()
+}
+
+/// One task for each node, without id and history.
+#[must_use]
+pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
+    let created = seconds(&workflow["metadata"]["creationTimestamp"]);
+    let mut found: Vec<Task> = Vec::new();
+    for node in nodes(workflow) {
+        let children = node["children"].as_array().into_iter().flatten();
+        let task = Task {
+            namespace: text(workflow, "/metadata/namespace").to_owned(),
+            run_id: run_id.to_owned(),
+            pod_name: pod_name(workflow, node),
+            created_at: created,
+            started_at: seconds(&node["startedAt"]),
+            finished_at: seconds(&node["finishedAt"]),
+            name: text(node, "/displayName").to_owned(),
+            state: State::parse(text(node, "/phase")),
+            children: children.filter_map(Value::as_str).map(str::to_owned).collect(),
+            ..Task::default()
+        };
+        // Nodes with the same derived pod name are one task: the last one wins.
+        match found.iter_mut().find(|other| other.pod_name == task.pod_name) {
+            Some(other) => *other = task,
+            None => found.push(task),
+        }
+    }
+    found
+}
+
+/// What has to be written after a report.
+#[derive(Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Tasks that are new.
+    pub insert: Vec<Task>,
+    /// Tasks that differ from what is stored.
+    pub update: Vec<Task>,
+}
+
+/// Merges reported tasks into the stored ones of the same run: what a report leaves empty keeps its value, and histories
+/// grow when the state changes. `id` makes ids for new tasks.
+#[must_use]
+pub fn merge(stored: &[Task], reported: Vec<Task>, now: i64, mut id: impl FnMut() -> String) -> Changes {
+    let by_pod: std::collections::HashMap<&str, &Task> =
+        stored.iter().map(|task| (task.pod_name.as_str(), task)).collect();
+    let mut changes = Changes::default();
+    for mut task in reported {
+        let Some(old) = by_pod.get(task.pod_name.as_str()) else {
+            task.id = id();
+            task.history.note(task.state, now);
+            changes.insert.push(task);
+            continue;
+        };
+        let keep = |new: &mut String, old: &String| {
+            if new.is_empty() {
+                new.clone_from(old);
+            }
+        };
+        task.id.clone_from(&old.id);
+        task.history.clone_from(&old.history);
+        keep(&mut task.execution_id, &old.execution_id);
+        keep(&mut task.pipeline_name, &old.pipeline_name);
+        keep(&mut task.fingerprint, &old.fingerprint);
+        keep(&mut task.name, &old.name);
+        keep(&mut task.parent_id, &old.parent_id);
+        keep(&mut task.inputs, &old.inputs);
+        keep(&mut task.outputs, &old.outputs);
+        keep(&mut task.namespace, &old.namespace);
+        for (new, old) in [
+            (&mut task.created_at, old.created_at),
+            (&mut task.started_at, old.started_at),
+            (&mut task.finished_at, old.finished_at),
+        ] {
+            if *new == 0 {
+                *new = old;
+            }
+        }
+        if task.state == State::Unspecified {
+            task.state = old.state;
+        }
+        if task.children.is_empty() {
+            task.children.clone_from(&old.children);
+        }
+        task.history.note(task.state, now);
+        if task != **old {
+            changes.update.push(task);
+        }
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn workflow(phase: &str) -> Value {
+        json!({
+            "apiVersion": "argoproj.io/v1alpha1",
+            "metadata": {"name": "wf-x", "namespace": "ns", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "status": {"phase": "Running", "nodes": {
+                "wf-x": {"id": "wf-x", "name": "wf-x", "displayName": "wf-x", "type": "DAG", "phase": "Running",
+                         "children": ["wf-x-111"], "startedAt": "2026-01-01T00:00:01Z"},
+                "wf-x-111": {"id": "wf-x-111", "name": "wf-x.train", "displayName": "train", "type": "Pod",
+                             "templateName": "impl", "phase": phase, "startedAt": null},
+            }}
+        })
+    }
+
+    #[test]
+    fn nodes_become_tasks_with_derived_pod_names() {
+        let tasks = tasks(&workflow("Skipped"), "r");
+        assert_eq!(tasks.len(), 2);
+        assert_eq!((tasks[0].pod_name.as_str(), tasks[0].children.as_slice()), ("wf-x", &["wf-x-111".to_owned()][..]));
+        assert_eq!((tasks[1].pod_name.as_str(), tasks[1].state), ("wf-x-impl-111", State::Skipped));
+        assert_eq!((tasks[1].created_at, tasks[1].started_at), (1_767_225_600, 0));
+    }
+
+    #[test]
+    fn a_repeated_report_changes_nothing_and_a_new_state_is_noted() {
+        let mut next = 0;
+        let mut id = || {
+            next += 1;
+            format!("id{next}")
+        };
+        let first = merge(&[], tasks(&workflow("Running"), "r"), 10, &mut id);
+        assert_eq!((first.insert.len(), first.update.len()), (2, 0));
+        let again = merge(&first.insert, tasks(&workflow("Running"), "r"), 20, &mut id);
+        assert_eq!(again, Changes::default());
+        let done = merge(&first.insert, tasks(&workflow("Succeeded"), "r"), 30, &mut id);
+        assert_eq!(done.update.len(), 1);
+        assert_eq!(done.update[0].id, "id2");
+        assert_eq!(done.update[0].history.0.len(), 2);
+    }
+}

@@ -1,0 +1,111 @@
+//! Everything on the HTTP port: uploads, health, logs, artifacts, and REST for every RPC.
+
+mod artifacts;
+mod health;
+mod logs;
+mod upload;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use http::{HeaderValue, Method, StatusCode, header};
+
+use crate::error::{Error, http_status};
+use crate::options::{Archive, Objects};
+use crate::services::Handle;
+
+/// Largest body of an update that is looked into for empty tags.
+const UPDATE_LIMIT: usize = 1 << 20;
+
+/// What the plain HTTP endpoints need beside the services.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Shown by healthz.
+    pub commit: String,
+    /// Shown by healthz.
+    pub tag: String,
+    /// Archived logs.
+    pub archive: Archive,
+    /// Object store.
+    pub objects: Objects,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    app: Handle,
+    settings: Settings,
+}
+
+/// The router of the HTTP port. `rest` serves what has an `google.api.http` annotation.
+#[must_use]
+pub fn router(app: Handle, settings: Settings, rest: Router) -> Router {
+    let state = State { app, settings };
+    let plain = Router::new()
+        .route("/apis/v1beta1/pipelines/upload", any(upload::unbuilt))
+        .route("/apis/v1beta1/pipelines/upload_version", any(upload::unbuilt))
+        .route("/apis/v1beta1/healthz", any(health::v1))
+        .route("/apis/v2beta1/pipelines/upload", any(upload::pipeline))
+        .route("/apis/v2beta1/pipelines/upload_version", any(upload::version))
+        .route("/apis/v2beta1/healthz", any(health::v2))
+        .route("/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log", get(logs::log))
+        .route("/apis/v2beta1/runs/{run_id}/nodes/{node_id}/log", get(logs::log))
+        .route("/apis/v1beta1/runs/{run_id}/nodes/{node_id}/artifacts/{artifact}", get(artifacts::read))
+        .route("/apis/v2beta1/runs/{run_id}/nodes/{node_id}/artifacts/{artifact}", get(artifacts::read))
+        .with_state(state);
+    plain
+        .fallback(move |request: Request| {
+            let rest = rest.clone();
+            async move {
+                if request.uri().path().starts_with("/apis/") {
+                    use tower::ServiceExt as _;
+                    match rest.oneshot(request).await {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    }
+                } else {
+                    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+                }
+            }
+        })
+        .layer(from_fn(mark_empty_tags))
+}
+
+/// Tells the gRPC side that an update carries a literal `"tags": {}`, which protobuf cannot tell from no tags.
+async fn mark_empty_tags(request: Request, next: Next) -> Response {
+    let update = matches!(*request.method(), Method::PATCH | Method::PUT);
+    if !update || !request.uri().path().starts_with("/apis/v2beta1/pipelines/") {
+        return next.run(request).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let bytes = match axum::body::to_bytes(body, UPDATE_LIMIT).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return failure(
+                &Error::invalid_because("cannot read the request body", error),
+                "Failed to update a pipeline",
+            );
+        }
+    };
+    let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if json["tags"].as_object().is_some_and(serde_json::Map::is_empty) {
+        parts.headers.insert("x-clear-tags", HeaderValue::from_static("true"));
+    }
+    next.run(Request::from_parts(parts, Body::from(bytes))).await
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+/// The error body of the plain endpoints; `message` is upstream's terse text, the chain goes to the details.
+fn failure(error: &Error, message: &str) -> Response {
+    failure_with(http_status(error.code()), error, message)
+}
+
+fn failure_with(status: StatusCode, error: &Error, message: &str) -> Response {
+    tracing::debug!(%error, %status, "request failed");
+    json(status, &serde_json::json!({"error_message": message, "error_details": error.to_string()}))
+}

@@ -1,0 +1,149 @@
+//! Uploads: the package is the part `uploadfile` of a multipart body, everything else comes in the query.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::extract::{Query, Request, State as Extract};
+use axum::response::Response;
+use http::{StatusCode, header};
+use kfp_compiler::package::MAX_BYTES;
+use serde_json::Value;
+use tonic::Code;
+
+use super::{State, failure, failure_with, json};
+use crate::error::{Error, Result};
+use crate::services::pipelines::{Draft, Service, read_package, shown, shown_version};
+
+type Parameters = Query<HashMap<String, String>>;
+
+const PART: &str = "uploadfile";
+const CREATE_BOTH: &str = "Failed to create a pipeline and a pipeline version";
+const CREATE_VERSION: &str = "Failed to create a pipeline version";
+
+/// Uploads of v1beta1 are not built yet.
+pub async fn unbuilt() -> Response {
+    let error = Error::unimplemented("uploads through /apis/v1beta1 are not supported yet; use /apis/v2beta1");
+    failure(&error, error.external())
+}
+
+/// The package and its file name.
+async fn file(request: Request) -> Result<(Vec<u8>, String)> {
+    let no_part = |cause: String| Error::invalid_because(format!("no form file {PART:?} in the request"), cause);
+    let content = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let boundary = multer::parse_boundary(content).map_err(|error| no_part(error.to_string()))?;
+    let mut form = multer::Multipart::new(request.into_body().into_data_stream(), boundary);
+    loop {
+        let field = form.next_field().await.map_err(|error| no_part(error.to_string()))?;
+        let Some(mut field) = field else { return Err(no_part("the form has no such part".to_owned())) };
+        if field.name() != Some(PART) {
+            continue;
+        }
+        let name = field.file_name().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = field.chunk().await.map_err(|error| no_part(error.to_string()))? {
+            if bytes.len() + chunk.len() > MAX_BYTES {
+                return Err(Error::invalid(format!(
+                    "File size too large (over {MAX_BYTES} bytes). Maximum supported size: {MAX_BYTES}. Consider moving \
+                     large embedded artifacts or notebooks or Python code into a container image or object store."
+                )));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        return Ok((bytes, name));
+    }
+}
+
+fn tags(query: &HashMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let Some(text) = query.get("tags").filter(|text| !text.is_empty()) else { return Ok(BTreeMap::new()) };
+    serde_json::from_str(text).map_err(|error| {
+        Error::invalid_because(
+            "Failed to parse tags query parameter. Expected JSON object with string keys and values",
+            error,
+        )
+    })
+}
+
+fn draft(query: &HashMap<String, String>, file_name: &str) -> Draft {
+    let get = |key: &str| query.get(key).cloned().unwrap_or_default();
+    let (mut name, mut display_name) = (get("name"), get("display_name"));
+    if name.is_empty() {
+        name = if display_name.is_empty() { file_name.to_owned() } else { display_name.clone() };
+    }
+    if display_name.is_empty() {
+        display_name.clone_from(&name);
+    }
+    Draft {
+        name,
+        display_name,
+        description: get("description"),
+        namespace: get("namespace"),
+        code_source_url: get("code_source_url"),
+        ..Draft::default()
+    }
+}
+
+/// User mistakes show their reason; conflicts and failures upstream's terse text.
+fn refuse(error: &Error, terse: &str) -> Response {
+    match error.code() {
+        Code::InvalidArgument => {
+            let external = error.external();
+            let message = if external.is_empty() { terse } else { external };
+            failure_with(StatusCode::BAD_REQUEST, error, message)
+        }
+        _ => failure(error, terse),
+    }
+}
+
+fn shown_json<T: prost::Message + prost::Name>(message: &T) -> Response {
+    match dynamic(message) {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => failure(&error, "Failed to marshal the answer"),
+    }
+}
+
+/// Canonical JSON with proto field names, as REST answers have.
+fn dynamic<T: prost::Message + prost::Name>(message: &T) -> Result<Value> {
+    let broken = |error: String| Error::internal("Failed to marshal the answer", error);
+    let descriptor = kfp_proto::POOL
+        .get_message_by_name(&T::full_name())
+        .ok_or_else(|| broken(format!("no descriptor of {}", T::full_name())))?;
+    let mut dynamic = prost_reflect::DynamicMessage::new(descriptor);
+    dynamic.transcode_from(message).map_err(|error| broken(error.to_string()))?;
+    let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
+    dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| broken(error.to_string()))
+}
+
+/// Stores a new pipeline with its first version.
+pub async fn pipeline(Extract(state): Extract<State>, Query(query): Parameters, request: Request) -> Response {
+    let (bytes, name) = match file(request).await {
+        Ok(found) => found,
+        Err(error) => return failure(&error, "Failed to read pipeline from file"),
+    };
+    let result = async {
+        let package = read_package(&bytes, &name)?;
+        let draft = Draft { tags: tags(&query)?, ..draft(&query, &name) };
+        Service(state.app).create_both(&draft, BTreeMap::new(), &package).await
+    };
+    match result.await {
+        Ok(pipeline) => shown_json(&shown(pipeline)),
+        Err(error) => refuse(&error, CREATE_BOTH),
+    }
+}
+
+/// Stores another version of a pipeline.
+pub async fn version(Extract(state): Extract<State>, Query(query): Parameters, request: Request) -> Response {
+    let (bytes, name) = match file(request).await {
+        Ok(found) => found,
+        Err(error) => return failure(&error, CREATE_VERSION),
+    };
+    let result = async {
+        let parent = query.get("pipelineid").filter(|id| !id.is_empty());
+        let parent = parent.ok_or_else(|| Error::invalid("Please specify a pipeline id when creating versions."))?;
+        let package = read_package(&bytes, &name)?;
+        let draft = Draft { tags: tags(&query)?, ..draft(&query, &name) };
+        Service(state.app).create_version(parent, &draft, &package).await
+    };
+    match result.await {
+        Ok(version) => shown_json(&shown_version(version)),
+        Err(error) => refuse(&error, CREATE_VERSION),
+    }
+}

@@ -1,0 +1,177 @@
+//! Flags and configuration of the API server, as one typed value.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use kfp_core::flags::Flags;
+
+use crate::config::{self, Config};
+
+/// Where the API server keeps its rows.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A SQLite file, created when it does not exist.
+    Sqlite(PathBuf),
+}
+
+/// Everything the server needs to know.
+pub struct Options {
+    /// Where REST, uploads and health are served, unless `http_listener` is given.
+    pub http_address: SocketAddr,
+    /// Where gRPC is served, unless `grpc_listener` is given.
+    pub grpc_address: SocketAddr,
+    /// A socket that is bound already.
+    pub http_listener: Option<TcpListener>,
+    /// A socket that is bound already.
+    pub grpc_listener: Option<TcpListener>,
+    /// Rows.
+    pub database: Database,
+    /// The cluster; `None` takes the in-cluster configuration or the kubeconfig.
+    pub kube: Option<kube::Client>,
+    /// What compiled Workflows carry.
+    pub compiler: kfp_compiler::Options,
+    /// Namespace of Workflows in single-user mode (`POD_NAMESPACE`).
+    pub namespace: String,
+    /// How long reports of Workflows without a run are asked for again before the Workflow is deleted, in seconds
+    /// (`WORKFLOW_GC_GRACE_PERIOD_SECONDS`).
+    pub grace_seconds: i64,
+    /// Shown by healthz (`COMMIT_SHA`).
+    pub commit: String,
+    /// Shown by healthz (`TAG_NAME`).
+    pub tag: String,
+    /// Which pipelines may be downloaded by URL.
+    pub urls: crate::workflows::fetch::Policy,
+    /// Names and files of the log archive (`ARCHIVE_CONFIG_LOG_PATH_PREFIX`, `ARCHIVE_CONFIG_LOG_FILE_NAME`).
+    pub archive: Archive,
+    /// Where artifacts and archived logs are read from.
+    pub objects: Objects,
+}
+
+/// Where Argo archives logs; empty fields turn the archive off.
+#[derive(Clone, Debug, Default)]
+pub struct Archive {
+    /// Prefix of the object key.
+    pub prefix: String,
+    /// Last part of the object key.
+    pub file: String,
+}
+
+/// The installation's bucket (`ObjectStoreConfig.*`).
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Bucket name.
+    pub bucket: String,
+    /// Directory that stands for every bucket (`KFP_OBJECT_STORE_DIR`); used on one machine.
+    pub directory: Option<PathBuf>,
+}
+
+/// Why the options cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// A setting of the compiler is wrong.
+    #[error(transparent)]
+    Compiler(#[from] kfp_compiler::Error),
+    /// A flag is wrong.
+    #[error("{0}")]
+    Flag(String),
+    /// The setting asks for something that is not built yet.
+    #[error("{0} is not supported yet")]
+    Unsupported(String),
+}
+
+/// The flags of upstream's API server.
+#[must_use]
+pub fn flags() -> Flags {
+    Flags::new("apiserver", "Kubeflow Pipelines API server: gRPC and REST, runs, pipelines, experiments, schedules.")
+        .text("config", "", "directory with config.json")
+        .text("sampleconfig", "", "file that lists sample pipelines")
+        .text("logLevel", "", "panic, fatal, error, warn, info, debug or trace")
+        .text("httpPortFlag", ":8888", "address of the HTTP listener")
+        .text("rpcPortFlag", ":8887", "address of the gRPC listener")
+        .text("webhookPortFlag", ":8443", "address of the webhook listener")
+        .text("tlsCertPath", "", "certificate of both listeners")
+        .text("tlsCertKeyPath", "", "key of that certificate")
+        .text("tlsMinVersion", "VersionTLS12", "VersionTLS12 or VersionTLS13")
+        .text("tlsCipherSuites", "", "comma-separated cipher suites")
+        .text("webhookTLSCertPath", "", "certificate of the webhook listener")
+        .text("webhookTLSKeyPath", "", "key of that certificate")
+        .bool("collectMetricsFlag", true, "count calls per handler")
+        .bool("pipelinesStoreKubernetes", false, "keep pipelines as Kubernetes objects")
+        .bool("disableWebhook", false, "do not serve webhooks")
+        .bool("globalKubernetesWebhookMode", false, "serve only webhooks")
+        .ignoring_glog()
+}
+
+fn address(flag: &str, text: &str) -> Result<SocketAddr, Error> {
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| Error::Flag(format!("flag --{flag} is {text:?}, which is not ADDRESS:PORT or :PORT")))
+}
+
+impl Options {
+    /// Reads flags, `config.json` and the environment.
+    ///
+    /// # Errors
+    /// Names the flag or setting that is wrong or not supported.
+    pub fn from_values(values: &kfp_core::flags::Values) -> Result<Self, Error> {
+        for flag in ["tlsCertPath", "tlsCertKeyPath"] {
+            if !values.text(flag).is_empty() {
+                return Err(Error::Unsupported(format!("TLS (flag --{flag})")));
+            }
+        }
+        for flag in ["pipelinesStoreKubernetes", "globalKubernetesWebhookMode"] {
+            if values.bool(flag) {
+                return Err(Error::Unsupported(format!("flag --{flag}")));
+            }
+        }
+        if !values.text("sampleconfig").is_empty() {
+            tracing::warn!(file = %values.text("sampleconfig"), "loading samples is not supported yet; none are loaded");
+        }
+        let config = Config::load(&values.text("config"))?;
+        let mut options = Self::from_config(&config)?;
+        options.http_address = address("httpPortFlag", &values.text("httpPortFlag"))?;
+        options.grpc_address = address("rpcPortFlag", &values.text("rpcPortFlag"))?;
+        Ok(options)
+    }
+
+    /// From configuration alone, listening on upstream's ports.
+    ///
+    /// # Errors
+    /// Names the setting that is wrong or not supported.
+    pub fn from_config(config: &Config) -> Result<Self, Error> {
+        if config.bool("MULTIUSER", false)? {
+            return Err(Error::Unsupported("MULTIUSER=true".to_owned()));
+        }
+        let database = match config.text("DBDriverName", "sqlite").as_str() {
+            "sqlite" | "sqlite3" => {
+                Database::Sqlite(config.text("DBConfig.SQLiteConfig.Path", "mlpipeline.sqlite").into())
+            }
+            other => return Err(Error::Unsupported(format!("DBDriverName={other}"))),
+        };
+        let env = |name: &str| config.env(name).map(str::to_owned);
+        Ok(Options {
+            http_address: SocketAddr::from(([0, 0, 0, 0], 8888)),
+            grpc_address: SocketAddr::from(([0, 0, 0, 0], 8887)),
+            http_listener: None,
+            grpc_listener: None,
+            database,
+            kube: None,
+            compiler: kfp_compiler::Options::from_settings(&env, config.file())?,
+            namespace: config.text("POD_NAMESPACE", "kubeflow"),
+            grace_seconds: config.int("WORKFLOW_GC_GRACE_PERIOD_SECONDS", 120)?,
+            commit: config.text("COMMIT_SHA", "unknown"),
+            tag: config.text("TAG_NAME", "unknown"),
+            urls: crate::workflows::fetch::Policy::from_config(config)?,
+            archive: Archive {
+                prefix: config.text("ARCHIVE_CONFIG_LOG_PATH_PREFIX", ""),
+                file: config.text("ARCHIVE_CONFIG_LOG_FILE_NAME", ""),
+            },
+            objects: Objects {
+                bucket: config.text("ObjectStoreConfig.BucketName", "mlpipeline"),
+                directory: env("KFP_OBJECT_STORE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            },
+        })
+    }
+}

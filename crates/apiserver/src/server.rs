@@ -1,0 +1,127 @@
+//! The two listeners: gRPC with reflection and health, and HTTP with REST in front of the same services.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kfp_core::shutdown::{CancellationToken, TaskTracker};
+use kfp_proto::api;
+use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+
+use crate::services::v1::Unbuilt;
+use crate::services::{Handle, experiments, pipelines, recurring_runs, reports, runs, tasks};
+use crate::{Error, http};
+
+/// Workflows and pipelines may be large; upstream sets no limit either.
+const MESSAGE_LIMIT: usize = i32::MAX as usize;
+/// How long open requests may take after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Packages whose services have REST routes.
+const PACKAGES: [&str; 2] = ["kubeflow.pipelines.backend.api.v2beta1", "api"];
+
+/// All gRPC services.
+///
+/// # Errors
+/// When the descriptors do not load, which no input can cause.
+pub async fn routes(app: &Handle) -> Result<Routes, Error> {
+    macro_rules! serve {
+        ($server:path, $service:expr) => {
+            <$server>::new($service).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+        };
+    }
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(kfp_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(serve!(
+            v2::experiment_service_server::ExperimentServiceServer<_>,
+            experiments::Service(app.clone())
+        ))
+        .add_service(serve!(v2::pipeline_service_server::PipelineServiceServer<_>, pipelines::Service(app.clone())))
+        .add_service(serve!(v2::run_service_server::RunServiceServer<_>, runs::Service(app.clone())))
+        .add_service(serve!(
+            v2::recurring_run_service_server::RecurringRunServiceServer<_>,
+            recurring_runs::Service(app.clone())
+        ))
+        .add_service(serve!(v2::report_service_server::ReportServiceServer<_>, reports::Service(app.clone())))
+        .add_service(serve!(api::task_service_server::TaskServiceServer<_>, tasks::Service(app.clone())))
+        .add_service(serve!(api::report_service_server::ReportServiceServer<_>, reports::Service(app.clone())))
+        .add_service(serve!(api::auth_service_server::AuthServiceServer<_>, Unbuilt))
+        .add_service(serve!(api::experiment_service_server::ExperimentServiceServer<_>, Unbuilt))
+        .add_service(serve!(api::job_service_server::JobServiceServer<_>, Unbuilt))
+        .add_service(serve!(api::pipeline_service_server::PipelineServiceServer<_>, Unbuilt))
+        .add_service(serve!(api::run_service_server::RunServiceServer<_>, Unbuilt))
+        .add_service(serve!(api::visualization_service_server::VisualizationServiceServer<_>, Unbuilt))
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(|error| Error::Wiring(error.to_string()))?)
+        .add_service(reflection().build_v1alpha().map_err(|error| Error::Wiring(error.to_string()))?);
+    Ok(routes.routes())
+}
+
+/// Takes a bound socket over, or binds one.
+pub(crate) async fn listener(bound: Option<std::net::TcpListener>, address: SocketAddr) -> Result<TcpListener, Error> {
+    let failed = |source| Error::Listen { address, source };
+    match bound {
+        Some(socket) => {
+            socket.set_nonblocking(true).map_err(failed)?;
+            TcpListener::from_std(socket).map_err(failed)
+        }
+        None => TcpListener::bind(address).await.map_err(failed),
+    }
+}
+
+/// Serves until `shutdown`; a listener that fails stops the other one too.
+pub(crate) async fn serve(
+    app: &Handle,
+    settings: http::Settings,
+    http_listener: TcpListener,
+    grpc_listener: TcpListener,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let routes = routes(app).await?;
+    let rest = kfp_rest::Transcoder::new(&kfp_proto::POOL, &PACKAGES, routes.clone().into_axum_router())
+        .map_err(|error| Error::Wiring(error.to_string()))?;
+    let router = http::router(app.clone(), settings, rest.into_router());
+
+    let tracker = TaskTracker::new();
+    let stop = shutdown.child_token();
+    let (http_stop, grpc_stop) = (stop.clone(), stop.clone());
+    let http = tracker.spawn(async move {
+        use axum::serve::ListenerExt as _;
+        let listener = http_listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let done = axum::serve(listener, router).with_graceful_shutdown(http_stop.clone().cancelled_owned()).await;
+        http_stop.cancel();
+        done.map_err(|error| Error::Serve(error.to_string()))
+    });
+    let grpc = tracker.spawn(async move {
+        let incoming = tonic::transport::server::TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
+        let done = tonic::transport::Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, grpc_stop.clone().cancelled_owned())
+            .await;
+        grpc_stop.cancel();
+        done.map_err(|error| Error::Serve(error.to_string()))
+    });
+    tracker.close();
+    stop.cancelled().await;
+    // Streams that follow a log never end by themselves.
+    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::warn!("open requests did not end in time");
+        http.abort();
+        grpc.abort();
+    }
+    for task in [http, grpc] {
+        match task.await {
+            Ok(done) => done?,
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => return Err(Error::Serve(error.to_string())),
+        }
+    }
+    Ok(())
+}

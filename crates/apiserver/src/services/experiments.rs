@@ -1,0 +1,176 @@
+//! `ExperimentService`.
+
+use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
+use serde_json::json;
+use v2::experiment_service_server::ExperimentService;
+
+use super::{Answer, Handle, answer, new_id, paging, required};
+use crate::access;
+use crate::domain::names;
+use crate::domain::state::{Storage, timestamp};
+use crate::error::{Error, Result, Wrap as _};
+use crate::store::{Tx, experiments, jobs, list, now};
+use crate::workflows::cluster::{Failure, Kind};
+
+/// Serves experiments.
+#[derive(Clone, Debug)]
+pub struct Service(pub Handle);
+
+const DEFAULT_NAME: &str = "Default";
+const DEFAULT_DESCRIPTION: &str = "All runs created without specifying an experiment will be grouped here.";
+
+fn shown(row: experiments::Experiment) -> v2::Experiment {
+    v2::Experiment {
+        experiment_id: row.id,
+        display_name: row.name,
+        description: row.description,
+        created_at: Some(timestamp(row.created_at)),
+        namespace: row.namespace,
+        storage_state: row.storage.number(),
+        last_run_created_at: Some(timestamp(row.last_run_created_at)),
+    }
+}
+
+/// Id of the default experiment; makes or adopts one when none is recorded.
+///
+/// # Errors
+/// When the database fails.
+pub async fn ensure_default(tx: &mut Tx) -> Result<String> {
+    let known = experiments::default_id(tx).await?;
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    let id = match experiments::by_name(tx, DEFAULT_NAME, "").await? {
+        Some(existing) => existing.id,
+        None => {
+            let experiment = experiments::Experiment {
+                id: new_id(),
+                name: DEFAULT_NAME.to_owned(),
+                description: DEFAULT_DESCRIPTION.to_owned(),
+                created_at: now(),
+                last_run_created_at: 0,
+                namespace: String::new(),
+                storage: Storage::Available,
+            };
+            experiments::insert(tx, &experiment).await?;
+            experiment.id
+        }
+    };
+    experiments::set_default_id(tx, &id).await?;
+    Ok(id)
+}
+
+impl Service {
+    async fn create(&self, request: v2::CreateExperimentRequest) -> Result<v2::Experiment> {
+        let given = required(request.experiment, "experiment")?;
+        if given.display_name.is_empty() {
+            return Err(Error::invalid("Experiment must have a non-empty name"));
+        }
+        names::length("Experiment.Name", &given.display_name, 128)?;
+        names::length("Experiment.Namespace", &given.namespace, 63)?;
+        let experiment = experiments::Experiment {
+            id: new_id(),
+            name: given.display_name,
+            description: given.description,
+            created_at: now(),
+            last_run_created_at: 0,
+            namespace: access::stored_namespace(&given.namespace),
+            storage: Storage::Available,
+        };
+        let mut tx = self.0.db.write().await?;
+        experiments::insert(&mut tx, &experiment).await?;
+        tx.commit().await?;
+        Ok(shown(experiment))
+    }
+
+    async fn list(&self, request: v2::ListExperimentsRequest) -> Result<v2::ListExperimentsResponse> {
+        let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
+        let options = list::Options::parse(paging, &experiments::LISTABLE)?;
+        let namespace = access::stored_namespace(&request.namespace);
+        let mut tx = self.0.db.read().await?;
+        let page = experiments::list(&mut tx, &namespace, &options).await?;
+        Ok(v2::ListExperimentsResponse {
+            experiments: page.items.into_iter().map(shown).collect(),
+            next_page_token: page.next,
+            total_size: page.total,
+        })
+    }
+
+    async fn archive(&self, id: &str) -> Result<()> {
+        let mut tx = self.0.db.read().await?;
+        experiments::get(&mut tx, id).await?;
+        let schedules = jobs::of_experiment(&mut tx, id).await?;
+        drop(tx);
+        for (namespace, name) in schedules {
+            let patch = json!({"spec": {"enabled": false}});
+            match self.0.cluster.merge(Kind::ScheduledWorkflow, &namespace, &name, &patch).await {
+                Ok(_) | Err(Failure::NotFound(_)) => {}
+                Err(failure) => {
+                    return Err(Error::internal(
+                        format!("Failed to disable recurring run {name} of experiment {id}"),
+                        failure,
+                    ));
+                }
+            }
+        }
+        let mut tx = self.0.db.write().await?;
+        experiments::archive(&mut tx, id, now()).await?;
+        tx.commit().await
+    }
+
+    async fn unarchive(&self, id: &str) -> Result<()> {
+        let mut tx = self.0.db.write().await?;
+        experiments::set_storage(&mut tx, id, Storage::Available).await?;
+        tx.commit().await
+    }
+
+    async fn delete(&self, id: &str) -> Result<()> {
+        let mut tx = self.0.db.write().await?;
+        if experiments::default_id(&mut tx).await? == id {
+            return Err(Error::bad_request(
+                format!("Failed to delete experiment {id}. The default experiment cannot be deleted"),
+                "it is the default experiment",
+            ));
+        }
+        experiments::delete(&mut tx, id).await?;
+        tx.commit().await
+    }
+
+    async fn get(&self, id: &str) -> Result<v2::Experiment> {
+        let mut tx = self.0.db.read().await?;
+        Ok(shown(experiments::get(&mut tx, id).await?))
+    }
+}
+
+#[tonic::async_trait]
+impl ExperimentService for Service {
+    async fn create_experiment(&self, request: tonic::Request<v2::CreateExperimentRequest>) -> Answer<v2::Experiment> {
+        answer(self.create(request.into_inner()).await.wrap(|| "Failed to create a new experiment".to_owned()))
+    }
+
+    async fn get_experiment(&self, request: tonic::Request<v2::GetExperimentRequest>) -> Answer<v2::Experiment> {
+        answer(self.get(&request.get_ref().experiment_id).await.wrap(|| "Failed to get an experiment".to_owned()))
+    }
+
+    async fn list_experiments(
+        &self,
+        request: tonic::Request<v2::ListExperimentsRequest>,
+    ) -> Answer<v2::ListExperimentsResponse> {
+        answer(self.list(request.into_inner()).await.wrap(|| "Failed to list experiments".to_owned()))
+    }
+
+    async fn archive_experiment(&self, request: tonic::Request<v2::ArchiveExperimentRequest>) -> Answer<()> {
+        answer(
+            self.archive(&request.get_ref().experiment_id).await.wrap(|| "Failed to archive an experiment".to_owned()),
+        )
+    }
+
+    async fn unarchive_experiment(&self, request: tonic::Request<v2::UnarchiveExperimentRequest>) -> Answer<()> {
+        let done = self.unarchive(&request.get_ref().experiment_id).await;
+        answer(done.wrap(|| "Failed to unarchive an experiment".to_owned()))
+    }
+
+    async fn delete_experiment(&self, request: tonic::Request<v2::DeleteExperimentRequest>) -> Answer<()> {
+        answer(self.delete(&request.get_ref().experiment_id).await.wrap(|| "Failed to delete an experiment".to_owned()))
+    }
+}

@@ -1,0 +1,430 @@
+//! `PipelineService`, and the creation that uploads share with it.
+
+use std::collections::BTreeMap;
+
+use kfp_compiler::Package;
+use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
+use v2::pipeline_service_server::PipelineService;
+
+use super::{Answer, Handle, answer, new_id, paging, required, spec_struct};
+use crate::access;
+use crate::domain::names;
+use crate::domain::state::timestamp;
+use crate::error::{Error, Result, Wrap as _};
+use crate::store::{list, now, pipelines, versions};
+use crate::workflows::fetch;
+use crate::workflows::submit::compiler_error;
+
+/// Serves pipelines and their versions.
+#[derive(Clone, Debug)]
+pub struct Service(pub Handle);
+
+/// Metadata key that tells an update without tags to remove them all; REST sends it for a literal `"tags": {}`.
+const CLEAR_TAGS: &str = "x-clear-tags";
+
+/// What a caller chose for a new pipeline or version.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// Resource name; empty takes the display name.
+    pub name: String,
+    /// Display name; empty takes the name.
+    pub display_name: String,
+    /// Free text.
+    pub description: String,
+    /// Ignored in single-user mode.
+    pub namespace: String,
+    /// Labels.
+    pub tags: BTreeMap<String, String>,
+    /// Where the source of the version lives.
+    pub code_source_url: String,
+    /// Where the package came from.
+    pub package_url: String,
+}
+
+/// As shown by the API.
+#[must_use]
+pub fn shown(row: pipelines::Pipeline) -> v2::Pipeline {
+    v2::Pipeline {
+        pipeline_id: row.id,
+        display_name: row.display_name,
+        description: row.description,
+        created_at: Some(timestamp(row.created_at)),
+        namespace: row.namespace,
+        error: None,
+        name: row.name,
+        tags: row.tags,
+    }
+}
+
+/// As shown by the API; a spec that cannot be read any more leaves ids and the error.
+#[must_use]
+pub fn shown_version(row: versions::Version) -> v2::PipelineVersion {
+    let pipeline_spec = if row.spec.is_empty() {
+        None
+    } else {
+        match spec_struct(&row.spec) {
+            Ok(spec) => Some(spec),
+            Err(error) => {
+                return v2::PipelineVersion {
+                    pipeline_id: row.pipeline_id,
+                    pipeline_version_id: row.id,
+                    error: Some(error.to_rpc()),
+                    ..v2::PipelineVersion::default()
+                };
+            }
+        }
+    };
+    v2::PipelineVersion {
+        pipeline_id: row.pipeline_id,
+        pipeline_version_id: row.id,
+        display_name: row.display_name,
+        description: row.description,
+        created_at: Some(timestamp(row.created_at)),
+        package_url: (!row.spec_uri.is_empty()).then_some(v2::Url { pipeline_url: row.spec_uri }),
+        pipeline_spec,
+        error: None,
+        code_source_url: row.code_source_url,
+        name: row.name,
+        tags: row.tags,
+    }
+}
+
+/// Reads a package and checks what upstream checks when a version is created.
+///
+/// # Errors
+/// Code 3 with the reason.
+pub fn read_package(bytes: &[u8], file_name: &str) -> Result<Package> {
+    let package = Package::parse(bytes, file_name).map_err(|error| compiler_error(&error))?;
+    names::spec_name(package.name())?;
+    Ok(package)
+}
+
+impl Service {
+    fn version(draft: &Draft, pipeline_id: String, package: &Package) -> Result<versions::Version> {
+        let (name, display_name) = names::pair(&draft.name, &draft.display_name)?;
+        names::length("PipelineVersion.Name", &name, 127)?;
+        names::tags(&draft.tags)?;
+        Ok(versions::Version {
+            id: new_id(),
+            created_at: now(),
+            name,
+            display_name,
+            pipeline_id,
+            code_source_url: draft.code_source_url.clone(),
+            description: draft.description.clone(),
+            spec_uri: draft.package_url.clone(),
+            spec: package.to_yaml(),
+            tags: draft.tags.clone(),
+        })
+    }
+
+    fn pipeline(draft: &Draft) -> Result<pipelines::Pipeline> {
+        let (name, display_name) = names::pair(&draft.name, &draft.display_name)?;
+        names::length("Pipeline.Name", &name, 128)?;
+        names::length("Pipeline.Namespace", &draft.namespace, 63)?;
+        names::tags(&draft.tags)?;
+        Ok(pipelines::Pipeline {
+            id: new_id(),
+            created_at: now(),
+            name,
+            display_name,
+            description: draft.description.clone(),
+            namespace: access::stored_namespace(&draft.namespace),
+            tags: draft.tags.clone(),
+        })
+    }
+
+    /// Stores a pipeline and its first version, which share name, display name and description.
+    ///
+    /// # Errors
+    /// Code 3 for bad names or tags, 6 when the name is taken.
+    pub async fn create_both(
+        &self,
+        draft: &Draft,
+        version_tags: BTreeMap<String, String>,
+        package: &Package,
+    ) -> Result<pipelines::Pipeline> {
+        let pipeline = Self::pipeline(draft)?;
+        let version = Draft { tags: version_tags, ..draft.clone() };
+        let version = Self::version(&version, pipeline.id.clone(), package)?;
+        let mut tx = self.0.db.write().await?;
+        pipelines::insert(&mut tx, &pipeline, "already exists").await?;
+        versions::insert(&mut tx, &version).await?;
+        tx.commit().await?;
+        Ok(pipeline)
+    }
+
+    /// Stores another version of a pipeline.
+    ///
+    /// # Errors
+    /// Code 3 for bad names or tags, 5 when there is no such pipeline, 6 when the name is taken.
+    pub async fn create_version(
+        &self,
+        pipeline_id: &str,
+        draft: &Draft,
+        package: &Package,
+    ) -> Result<versions::Version> {
+        let version = Self::version(draft, pipeline_id.to_owned(), package)?;
+        let mut tx = self.0.db.write().await?;
+        pipelines::get(&mut tx, pipeline_id).await?;
+        versions::insert(&mut tx, &version).await?;
+        tx.commit().await?;
+        Ok(version)
+    }
+
+    async fn create(&self, request: v2::CreatePipelineRequest) -> Result<v2::Pipeline> {
+        let given = required(request.pipeline, "pipeline")?;
+        let draft = Draft {
+            name: given.name,
+            display_name: given.display_name,
+            description: given.description,
+            namespace: given.namespace,
+            tags: given.tags,
+            ..Draft::default()
+        };
+        let pipeline = Self::pipeline(&draft)?;
+        let mut tx = self.0.db.write().await?;
+        pipelines::insert(&mut tx, &pipeline, "already exist").await?;
+        tx.commit().await?;
+        Ok(shown(pipeline))
+    }
+
+    async fn create_from_url(&self, request: v2::CreatePipelineAndVersionRequest) -> Result<v2::Pipeline> {
+        let given = required(request.pipeline, "pipeline")?;
+        let version = request
+            .pipeline_version
+            .ok_or_else(|| Error::invalid("Failed to create a pipeline version. Pipeline version is nil"))?;
+        let url = Self::package_url(&version)?;
+        let (bytes, file) = fetch::fetch(&self.0.urls, &url).await?;
+        let package = read_package(&bytes, &file)?;
+        let (mut name, display_name) = (given.name, given.display_name);
+        if name.is_empty() && display_name.is_empty() {
+            name = file;
+        }
+        let draft = Draft {
+            name,
+            display_name,
+            description: given.description,
+            namespace: given.namespace,
+            tags: given.tags,
+            code_source_url: version.code_source_url,
+            package_url: url,
+        };
+        Ok(shown(self.create_both(&draft, version.tags, &package).await?))
+    }
+
+    fn package_url(version: &v2::PipelineVersion) -> Result<String> {
+        let Some(url) = &version.package_url else {
+            return Err(Error::invalid("Failed to create a pipeline version. Package URL is nil"));
+        };
+        if url.pipeline_url.is_empty() {
+            return Err(Error::invalid("Failed to create a pipeline version. Package URL is empty"));
+        }
+        Ok(url.pipeline_url.clone())
+    }
+
+    async fn version_from_url(&self, request: v2::CreatePipelineVersionRequest) -> Result<v2::PipelineVersion> {
+        let given = request
+            .pipeline_version
+            .ok_or_else(|| Error::invalid("Failed to create a pipeline version. Pipeline version is nil"))?;
+        let url = Self::package_url(&given)?;
+        if request.pipeline_id.is_empty() || given.pipeline_id.is_empty() {
+            return Err(Error::invalid("Failed to create a pipeline version. Parent pipeline id is empty"));
+        }
+        let (bytes, file) = fetch::fetch(&self.0.urls, &url).await?;
+        let package = read_package(&bytes, &file)?;
+        let draft = Draft {
+            name: given.name,
+            display_name: given.display_name,
+            description: given.description,
+            tags: given.tags,
+            code_source_url: given.code_source_url,
+            package_url: url,
+            ..Draft::default()
+        };
+        Ok(shown_version(self.create_version(&given.pipeline_id, &draft, &package).await?))
+    }
+
+    async fn get(&self, id: &str) -> Result<v2::Pipeline> {
+        if id.is_empty() {
+            return Err(Error::invalid("Failed to get a pipeline. Pipeline id cannot be empty"));
+        }
+        let mut tx = self.0.db.read().await?;
+        Ok(shown(pipelines::get(&mut tx, id).await?))
+    }
+
+    async fn by_name(&self, request: v2::GetPipelineByNameRequest) -> Result<v2::Pipeline> {
+        let namespace = access::stored_namespace(&request.namespace);
+        let mut tx = self.0.db.read().await?;
+        Ok(shown(pipelines::by_name(&mut tx, &request.name, &namespace).await?))
+    }
+
+    async fn list(&self, request: v2::ListPipelinesRequest) -> Result<v2::ListPipelinesResponse> {
+        let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
+        let options = list::Options::parse(paging, &pipelines::LISTABLE)?;
+        let namespace = access::stored_namespace(&request.namespace);
+        let mut tx = self.0.db.read().await?;
+        let page = pipelines::list(&mut tx, &namespace, &options).await?;
+        Ok(v2::ListPipelinesResponse {
+            pipelines: page.items.into_iter().map(shown).collect(),
+            total_size: page.total,
+            next_page_token: page.next,
+        })
+    }
+
+    async fn update(&self, given: Option<v2::Pipeline>, clear: bool) -> Result<v2::Pipeline> {
+        let given = required(given, "pipeline")?;
+        names::tags(&given.tags)?;
+        let tags = (clear || !given.tags.is_empty()).then_some(&given.tags);
+        let mut tx = self.0.db.write().await?;
+        let pipeline = pipelines::update(&mut tx, &given.pipeline_id, &given.display_name, tags).await?;
+        tx.commit().await?;
+        Ok(shown(pipeline))
+    }
+
+    async fn delete(&self, id: &str, cascade: bool) -> Result<()> {
+        let mut tx = self.0.db.write().await?;
+        pipelines::get(&mut tx, id).await?;
+        if !cascade && let Some(version) = versions::any(&mut tx, id).await? {
+            return Err(Error::invalid(format!(
+                "Failed to delete pipeline with id {id} as it has existing pipeline versions (e.g. {version}). Set \
+                 cascade=true to delete all versions"
+            )));
+        }
+        pipelines::delete(&mut tx, id).await?;
+        tx.commit().await
+    }
+
+    async fn get_version(&self, id: &str) -> Result<v2::PipelineVersion> {
+        let mut tx = self.0.db.read().await?;
+        Ok(shown_version(versions::get(&mut tx, id).await?))
+    }
+
+    async fn list_versions(
+        &self,
+        request: v2::ListPipelineVersionsRequest,
+    ) -> Result<v2::ListPipelineVersionsResponse> {
+        if request.pipeline_id.is_empty() {
+            return Err(Error::invalid("Failed to list pipeline versions. Pipeline id cannot be empty"));
+        }
+        let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
+        let options = list::Options::parse(paging, &versions::LISTABLE)?;
+        let mut tx = self.0.db.read().await?;
+        let page = versions::list(&mut tx, &request.pipeline_id, &options).await?;
+        // An unknown pipeline is told apart from one without versions only when the page is empty.
+        if page.items.is_empty() {
+            pipelines::get(&mut tx, &request.pipeline_id).await?;
+        }
+        Ok(v2::ListPipelineVersionsResponse {
+            pipeline_versions: page.items.into_iter().map(shown_version).collect(),
+            next_page_token: page.next,
+            total_size: page.total,
+        })
+    }
+
+    async fn update_version(&self, given: Option<v2::PipelineVersion>, clear: bool) -> Result<v2::PipelineVersion> {
+        let given = required(given, "pipeline_version")?;
+        if given.pipeline_id.is_empty() {
+            return Err(Error::invalid("pipeline_id is required"));
+        }
+        names::tags(&given.tags)?;
+        let tags = (clear || !given.tags.is_empty()).then_some(&given.tags);
+        let mut tx = self.0.db.write().await?;
+        let version = versions::update(&mut tx, &given.pipeline_version_id, &given.display_name, tags).await?;
+        tx.commit().await?;
+        Ok(shown_version(version))
+    }
+
+    async fn delete_version(&self, id: &str) -> Result<()> {
+        let mut tx = self.0.db.write().await?;
+        versions::delete(&mut tx, id).await?;
+        tx.commit().await
+    }
+}
+
+fn clears<T>(request: &tonic::Request<T>) -> bool {
+    request.metadata().get(CLEAR_TAGS).is_some_and(|value| value.as_bytes() == b"true")
+}
+
+#[tonic::async_trait]
+impl PipelineService for Service {
+    async fn create_pipeline(&self, request: tonic::Request<v2::CreatePipelineRequest>) -> Answer<v2::Pipeline> {
+        answer(self.create(request.into_inner()).await.wrap(|| "Failed to create a pipeline".to_owned()))
+    }
+
+    async fn create_pipeline_and_version(
+        &self,
+        request: tonic::Request<v2::CreatePipelineAndVersionRequest>,
+    ) -> Answer<v2::Pipeline> {
+        let done = self.create_from_url(request.into_inner()).await;
+        answer(done.wrap(|| "Failed to create a pipeline and a pipeline version".to_owned()))
+    }
+
+    async fn get_pipeline(&self, request: tonic::Request<v2::GetPipelineRequest>) -> Answer<v2::Pipeline> {
+        answer(self.get(&request.get_ref().pipeline_id).await.wrap(|| "Failed to get a pipeline".to_owned()))
+    }
+
+    async fn get_pipeline_by_name(
+        &self,
+        request: tonic::Request<v2::GetPipelineByNameRequest>,
+    ) -> Answer<v2::Pipeline> {
+        answer(self.by_name(request.into_inner()).await.wrap(|| "Failed to get a pipeline by name".to_owned()))
+    }
+
+    async fn list_pipelines(
+        &self,
+        request: tonic::Request<v2::ListPipelinesRequest>,
+    ) -> Answer<v2::ListPipelinesResponse> {
+        answer(self.list(request.into_inner()).await.wrap(|| "Failed to list pipelines".to_owned()))
+    }
+
+    async fn update_pipeline(&self, request: tonic::Request<v2::UpdatePipelineRequest>) -> Answer<v2::Pipeline> {
+        let clear = clears(&request);
+        let done = self.update(request.into_inner().pipeline, clear).await;
+        answer(done.wrap(|| "Failed to update a pipeline".to_owned()))
+    }
+
+    async fn delete_pipeline(&self, request: tonic::Request<v2::DeletePipelineRequest>) -> Answer<()> {
+        let request = request.into_inner();
+        let done = self.delete(&request.pipeline_id, request.cascade).await;
+        answer(done.wrap(|| "Failed to delete a pipeline".to_owned()))
+    }
+
+    async fn create_pipeline_version(
+        &self,
+        request: tonic::Request<v2::CreatePipelineVersionRequest>,
+    ) -> Answer<v2::PipelineVersion> {
+        let done = self.version_from_url(request.into_inner()).await;
+        answer(done.wrap(|| "Failed to create a pipeline version".to_owned()))
+    }
+
+    async fn get_pipeline_version(
+        &self,
+        request: tonic::Request<v2::GetPipelineVersionRequest>,
+    ) -> Answer<v2::PipelineVersion> {
+        let done = self.get_version(&request.get_ref().pipeline_version_id).await;
+        answer(done.wrap(|| "Failed to get a pipeline version".to_owned()))
+    }
+
+    async fn list_pipeline_versions(
+        &self,
+        request: tonic::Request<v2::ListPipelineVersionsRequest>,
+    ) -> Answer<v2::ListPipelineVersionsResponse> {
+        let done = self.list_versions(request.into_inner()).await;
+        answer(done.wrap(|| "Failed to list pipeline versions".to_owned()))
+    }
+
+    async fn update_pipeline_version(
+        &self,
+        request: tonic::Request<v2::UpdatePipelineVersionRequest>,
+    ) -> Answer<v2::PipelineVersion> {
+        let clear = clears(&request);
+        let done = self.update_version(request.into_inner().pipeline_version, clear).await;
+        answer(done.wrap(|| "Failed to update a pipeline version".to_owned()))
+    }
+
+    async fn delete_pipeline_version(&self, request: tonic::Request<v2::DeletePipelineVersionRequest>) -> Answer<()> {
+        let done = self.delete_version(&request.get_ref().pipeline_version_id).await;
+        answer(done.wrap(|| "Failed to delete a pipeline version".to_owned()))
+    }
+}

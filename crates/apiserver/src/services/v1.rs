@@ -1,0 +1,36 @@
+//! The v1beta1 services, named but not built yet: every call answers UNIMPLEMENTED. Reports are the exception, because
+//! upstream's persistence agent speaks v1beta1.
+
+use kfp_proto::api;
+
+use super::{Answer, answer, reports};
+use api::{
+    auth_service_server::AuthService, experiment_service_server::ExperimentService, job_service_server::JobService,
+    pipeline_service_server::PipelineService, report_service_server::ReportService, run_service_server::RunService,
+    visualization_service_server::VisualizationService,
+};
+
+/// Serves the names.
+#[derive(Clone, Copy, Debug)]
+pub struct Unbuilt;
+
+impl AuthService for Unbuilt {}
+impl ExperimentService for Unbuilt {}
+impl JobService for Unbuilt {}
+impl PipelineService for Unbuilt {}
+impl RunService for Unbuilt {}
+impl VisualizationService for Unbuilt {}
+
+#[tonic::async_trait]
+impl ReportService for reports::Service {
+    async fn report_workflow_v1(&self, request: tonic::Request<api::ReportWorkflowRequest>) -> Answer<()> {
+        answer(self.workflow(&request.get_ref().workflow).await)
+    }
+
+    async fn report_scheduled_workflow_v1(
+        &self,
+        request: tonic::Request<api::ReportScheduledWorkflowRequest>,
+    ) -> Answer<()> {
+        answer(self.schedule(&request.get_ref().scheduled_workflow).await)
+    }
+}

@@ -1,0 +1,206 @@
+//! Pipeline versions and their specs.
+
+use std::collections::BTreeMap;
+
+use super::db::{Failure, Row, Tx};
+use super::list::{Listable, Options, Page, page, text, time};
+use super::pipelines::{READY, put_tags, replace_tags, tags_of};
+use super::sql::Sql;
+use crate::error::{Error, Result};
+
+/// A row of `pipeline_versions` with its tags.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Primary key.
+    pub id: String,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unique within the pipeline.
+    pub name: String,
+    /// Shown to users.
+    pub display_name: String,
+    /// Pipeline that it belongs to.
+    pub pipeline_id: String,
+    /// Where the source lives.
+    pub code_source_url: String,
+    /// Free text.
+    pub description: String,
+    /// Where the package came from.
+    pub spec_uri: String,
+    /// The normalised package; empty in lists.
+    pub spec: String,
+    /// Labels of the version.
+    pub tags: BTreeMap<String, String>,
+}
+
+const TABLE: &str = "pipeline_versions";
+const LIST_COLUMNS: &[&str] =
+    &["UUID", "CreatedAtInSec", "Name", "DisplayName", "PipelineId", "CodeSourceUrl", "Description", "PipelineSpecURI"];
+/// [`LIST_COLUMNS`] and the spec.
+const COLUMNS: &[&str] = &[
+    "UUID",
+    "CreatedAtInSec",
+    "Name",
+    "DisplayName",
+    "PipelineId",
+    "CodeSourceUrl",
+    "Description",
+    "PipelineSpecURI",
+    "PipelineSpec",
+];
+const TAGS: (&str, &str) = ("pipeline_version_tags", "PipelineVersionId");
+
+/// How versions are listed.
+pub static LISTABLE: Listable = Listable {
+    kind: "PipelineVersion",
+    table: TABLE,
+    created: "CreatedAtInSec",
+    fields: &[
+        text("id", "UUID"),
+        text("pipeline_version_id", "UUID"),
+        text("name", "Name"),
+        text("display_name", "DisplayName"),
+        time("created_at", "CreatedAtInSec"),
+        text("status", "Status"),
+        text("description", "Description"),
+        text("pipeline_spec", "PipelineSpec"),
+    ],
+    tags: true,
+};
+
+fn read_light(row: &Row) -> Result<Version> {
+    let mut cursor = row.cursor();
+    Ok(Version {
+        id: cursor.text()?,
+        created_at: cursor.int()?,
+        name: cursor.text()?,
+        display_name: cursor.text()?,
+        pipeline_id: cursor.text()?,
+        code_source_url: cursor.text()?,
+        description: cursor.text()?,
+        spec_uri: cursor.text()?,
+        spec: String::new(),
+        tags: BTreeMap::new(),
+    })
+}
+
+fn read(row: &Row) -> Result<Version> {
+    Ok(Version { spec: row.text(LIST_COLUMNS.len())?, ..read_light(row)? })
+}
+
+/// Stores a new version.
+///
+/// # Errors
+/// Code 6 when the name is taken in the pipeline, 5 when the pipeline does not exist.
+pub async fn insert(tx: &mut Tx, version: &Version) -> Result<()> {
+    let row = vec![
+        ("UUID", (&version.id).into()),
+        ("CreatedAtInSec", version.created_at.into()),
+        ("Name", (&version.name).into()),
+        ("DisplayName", (&version.display_name).into()),
+        ("Parameters", "[]".into()),
+        ("PipelineId", (&version.pipeline_id).into()),
+        ("Status", READY.into()),
+        ("CodeSourceUrl", (&version.code_source_url).into()),
+        ("Description", (&version.description).into()),
+        ("PipelineSpec", (&version.spec).into()),
+        ("PipelineSpecURI", (&version.spec_uri).into()),
+    ];
+    match tx.execute(Sql::insert(tx.dialect(), TABLE, row)).await {
+        Err(Failure::Duplicate) => Err(Error::already_exists(format!(
+            "Failed to create a new pipeline version. The name {} already exist. Specify a new name",
+            version.name
+        ))),
+        Err(Failure::MissingParent) => Err(Error::not_found("Pipeline", &version.pipeline_id)),
+        Err(other) => Err(other.into()),
+        Ok(_) => put_tags(tx, TAGS, &version.id, &version.tags).await,
+    }
+}
+
+async fn one(tx: &mut Tx, sql: Sql) -> Result<Option<Version>> {
+    let Some(row) = tx.row(sql).await? else { return Ok(None) };
+    let mut version = read(&row)?;
+    let ids = vec![version.id.clone()];
+    version.tags = tags_of(tx, TAGS, &ids).await?.remove(&version.id).unwrap_or_default();
+    Ok(Some(version))
+}
+
+/// The version with this id.
+///
+/// # Errors
+/// Code 5 when there is none.
+pub async fn get(tx: &mut Tx, id: &str) -> Result<Version> {
+    let mut sql = Sql::select(tx.dialect(), TABLE, COLUMNS);
+    sql.and("UUID", "=", id).and("Status", "=", READY);
+    one(tx, sql).await?.ok_or_else(|| Error::not_found("PipelineVersion", id))
+}
+
+/// The newest version of a pipeline.
+///
+/// # Errors
+/// Code 5 when the pipeline has none.
+pub async fn latest(tx: &mut Tx, pipeline_id: &str) -> Result<Version> {
+    let mut sql = Sql::select(tx.dialect(), TABLE, COLUMNS);
+    sql.and("PipelineId", "=", pipeline_id).and("Status", "=", READY);
+    sql.push(" ORDER BY ").ident("CreatedAtInSec").push(" DESC, ").ident("UUID").push(" DESC LIMIT 1");
+    one(tx, sql).await?.ok_or_else(|| Error::not_found("PipelineVersion of pipeline", pipeline_id))
+}
+
+/// One page of a pipeline's versions, without their specs: three queries.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(tx: &mut Tx, pipeline_id: &str, options: &Options) -> Result<Page<Version>> {
+    let scope = [("PipelineId", pipeline_id.into()), ("Status", READY.into())];
+    let mut found = page(tx, &LISTABLE, LIST_COLUMNS, &scope, Some(TAGS), options, read_light).await?;
+    let ids: Vec<String> = found.items.iter().map(|version| version.id.clone()).collect();
+    let mut tags = tags_of(tx, TAGS, &ids).await?;
+    for version in &mut found.items {
+        version.tags = tags.remove(&version.id).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+/// Changes display name and tags; an empty display name and absent tags leave them as they are.
+///
+/// # Errors
+/// Code 5 when there is no such version.
+pub async fn update(
+    tx: &mut Tx,
+    id: &str,
+    display_name: &str,
+    tags: Option<&BTreeMap<String, String>>,
+) -> Result<Version> {
+    let mut version = get(tx, id).await?;
+    if !display_name.is_empty() {
+        let mut sql = Sql::update(tx.dialect(), TABLE, vec![("DisplayName", display_name.into())]);
+        sql.and("UUID", "=", id);
+        tx.execute(sql).await?;
+        display_name.clone_into(&mut version.display_name);
+    }
+    if let Some(tags) = tags {
+        replace_tags(tx, TAGS, id, tags).await?;
+        version.tags.clone_from(tags);
+    }
+    Ok(version)
+}
+
+/// Removes the version; runs made from it stay.
+///
+/// # Errors
+/// Code 5 when there is no such version.
+pub async fn delete(tx: &mut Tx, id: &str) -> Result<()> {
+    let mut sql = Sql::delete(tx.dialect(), TABLE);
+    sql.and("UUID", "=", id);
+    if tx.execute(sql).await? == 0 { Err(Error::not_found("PipelineVersion", id)) } else { Ok(()) }
+}
+
+/// Id of some version of the pipeline, if it has any.
+///
+/// # Errors
+/// When the database fails.
+pub async fn any(tx: &mut Tx, pipeline_id: &str) -> Result<Option<String>> {
+    let mut sql = Sql::select(tx.dialect(), TABLE, &["UUID"]);
+    sql.and("PipelineId", "=", pipeline_id).and("Status", "=", READY).push(" LIMIT 1");
+    tx.row(sql).await?.map(|row| row.text(0)).transpose()
+}

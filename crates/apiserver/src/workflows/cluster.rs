@@ -1,0 +1,249 @@
+//! The Kubernetes objects that the API server touches, as plain JSON so that no field gets lost on the way.
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+
+/// Limit of one exchange with the Kubernetes API.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Attempts of a patch that must not be lost, and the first pause between them (it grows up to [`MAX_PAUSE`]).
+const ATTEMPTS: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Argo Workflow.
+    Workflow,
+    /// Schedule of Workflows.
+    ScheduledWorkflow,
+    /// Pod.
+    Pod,
+}
+
+impl Kind {
+    fn path(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Workflow => ("/apis/argoproj.io/v1alpha1", "workflows"),
+            Kind::ScheduledWorkflow => ("/apis/kubeflow.org/v1beta1", "scheduledworkflows"),
+            Kind::Pod => ("/api/v1", "pods"),
+        }
+    }
+}
+
+/// Why Kubernetes did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No such object.
+    #[error("{0}")]
+    NotFound(String),
+    /// The object changed meanwhile, or exists already.
+    #[error("{0}")]
+    Conflict(String),
+    /// The object is refused.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer in time, or none at all.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<kube::Error> for Failure {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) => {
+                let text = if status.message.is_empty() { status.reason.clone() } else { status.message.clone() };
+                match status.code {
+                    404 | 410 => Failure::NotFound(text),
+                    // Kubernetes answers a failed JSON-patch test with 422; for the callers here both mean "changed".
+                    409 => Failure::Conflict(text),
+                    429 | 500.. => Failure::Unavailable(text),
+                    _ => Failure::Refused(text),
+                }
+            }
+            _ => Failure::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// How an object is deleted.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Propagation {
+    /// As the server likes.
+    #[default]
+    Default,
+    /// Dependents first.
+    Foreground,
+    /// Dependents later.
+    Background,
+    /// Dependents stay.
+    Orphan,
+}
+
+/// The Kubernetes API.
+#[derive(Clone)]
+pub struct Cluster {
+    client: kube::Client,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cluster")
+    }
+}
+
+fn url(kind: Kind, namespace: &str, name: &str) -> String {
+    let (root, plural) = kind.path();
+    let mut url = format!("{root}/namespaces/{namespace}/{plural}");
+    if !name.is_empty() {
+        url.push('/');
+        url.push_str(name);
+    }
+    url
+}
+
+fn request(method: Method, url: &str, content: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, Failure> {
+    let builder = Request::builder().method(method).uri(url);
+    let builder = if content.is_empty() { builder } else { builder.header(http::header::CONTENT_TYPE, content) };
+    builder.body(body).map_err(|error| Failure::Refused(format!("bad object name: {error}")))
+}
+
+impl Cluster {
+    /// On an existing client.
+    #[must_use]
+    pub fn new(client: kube::Client) -> Self {
+        Cluster { client }
+    }
+
+    /// From the pod's service account, else from the kubeconfig.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub async fn infer() -> Result<Self> {
+        let failed = |error: String| {
+            Error::unavailable(
+                "cannot find the Kubernetes API; run in a pod with a service account or point KUBECONFIG to a kubeconfig",
+                error,
+            )
+        };
+        let config = kube::Config::infer().await.map_err(|error| failed(error.to_string()))?;
+        Ok(Cluster { client: kube::Client::try_from(config).map_err(|error| failed(error.to_string()))? })
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, Failure> {
+        match tokio::time::timeout(TIMEOUT, self.client.request::<Value>(request)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::Unavailable(format!("no answer from Kubernetes in {} s", TIMEOUT.as_secs()))),
+        }
+    }
+
+    /// Creates an object and returns it as stored.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn create(&self, kind: Kind, namespace: &str, object: &Value) -> Result<Value, Failure> {
+        let body = object.to_string().into_bytes();
+        self.send(request(Method::POST, &url(kind, namespace, ""), "application/json", body)?).await
+    }
+
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
+        self.send(request(Method::GET, &url(kind, namespace, name), "", Vec::new())?).await
+    }
+
+    /// Replaces an object; its `resourceVersion` must be current.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn replace(&self, kind: Kind, namespace: &str, name: &str, object: &Value) -> Result<Value, Failure> {
+        let body = object.to_string().into_bytes();
+        self.send(request(Method::PUT, &url(kind, namespace, name), "application/json", body)?).await
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str, how: Propagation) -> Result<(), Failure> {
+        let policy = match how {
+            Propagation::Default => None,
+            Propagation::Foreground => Some("Foreground"),
+            Propagation::Background => Some("Background"),
+            Propagation::Orphan => Some("Orphan"),
+        };
+        let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+        if let Some(policy) = policy {
+            body["propagationPolicy"] = json!(policy);
+        }
+        let body = body.to_string().into_bytes();
+        self.send(request(Method::DELETE, &url(kind, namespace, name), "application/json", body)?).await.map(drop)
+    }
+
+    /// Merges `patch` into an object.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn merge(&self, kind: Kind, namespace: &str, name: &str, patch: &Value) -> Result<Value, Failure> {
+        let body = patch.to_string().into_bytes();
+        let content = "application/merge-patch+json";
+        self.send(request(Method::PATCH, &url(kind, namespace, name), content, body)?).await
+    }
+
+    /// [`Cluster::merge`], repeated with growing pauses while Kubernetes is unavailable or the object changes.
+    ///
+    /// # Errors
+    /// The last failure.
+    pub async fn merge_surely(&self, kind: Kind, namespace: &str, name: &str, patch: &Value) -> Result<(), Failure> {
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = 1;
+        loop {
+            match self.merge(kind, namespace, name, patch).await {
+                Err(Failure::Unavailable(_) | Failure::Conflict(_)) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                    attempt += 1;
+                }
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    /// Applies a JSON patch whose tests may fail, which is a [`Failure::Conflict`].
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn patch(&self, kind: Kind, namespace: &str, name: &str, patch: &Value) -> Result<Value, Failure> {
+        let body = patch.to_string().into_bytes();
+        let content = "application/json-patch+json";
+        match self.send(request(Method::PATCH, &url(kind, namespace, name), content, body)?).await {
+            Err(Failure::Refused(text)) => Err(Failure::Conflict(text)),
+            other => other,
+        }
+    }
+
+    /// Log of a pod's container, as it comes.
+    ///
+    /// # Errors
+    /// When the pod or its log is not there.
+    pub async fn log(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        follow: bool,
+    ) -> Result<impl futures::AsyncBufRead + Unpin + Send + use<>, Failure> {
+        let url = format!("{}/log?container={container}&follow={follow}", url(Kind::Pod, namespace, pod));
+        let request = request(Method::GET, &url, "", Vec::new())?;
+        match tokio::time::timeout(TIMEOUT, self.client.request_stream(request)).await {
+            Ok(answer) => Ok(Box::pin(answer?)),
+            Err(_) => Err(Failure::Unavailable(format!("no answer from Kubernetes in {} s", TIMEOUT.as_secs()))),
+        }
+    }
+}

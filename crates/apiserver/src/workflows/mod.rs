@@ -1,0 +1,5 @@
+//! Workflows: packages, compilation, submission to Kubernetes, reports.
+
+pub mod cluster;
+pub mod fetch;
+pub mod submit;

@@ -171,9 +171,6 @@ impl Compiler<'_> {
         if !self.visited.insert(name.to_owned()) {
             return Ok(());
         }
-        if self.path.len() >= MAX_DEPTH {
-            return Err(Error::spec(format!("DAG components are nested more than {MAX_DEPTH} deep"))).at(context);
-        }
         let Some(component) = self.component_mut(name) else {
             return Err(Error::spec(format!("component spec for {name:?} not found"))).at(context);
         };
@@ -186,6 +183,10 @@ impl Compiler<'_> {
                 self.visit_executor(name, &label).at(context)
             }
             Some(Implementation::Dag(mut dag)) => {
+                if self.path.len() >= MAX_DEPTH {
+                    return Err(Error::spec(format!("DAG components are nested more than {MAX_DEPTH} deep")))
+                        .at(context);
+                }
                 self.path.push(name.to_owned());
                 for (key, task) in &mut dag.tasks {
                     let reference = self.reference(key, task).at(context)?;

@@ -97,10 +97,16 @@ fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagatio
     if blocking && let Some(uid) = object::uid(&stored).map(str::to_string) {
         for (dependent, object) in txn.dependents(&uid) {
             // It may be gone already, as a dependent of one before it.
-            if txn.get(&dependent).is_some() && solely(txn, &object, &uid) {
+            if txn.get(&dependent).is_none() {
+                continue;
+            }
+            if solely(txn, &object, &uid) {
                 start(txn, &dependent, &object, Propagation::Foreground);
+            } else {
+                disown(txn, &dependent, &object, &uid);
             }
         }
+        release(txn, &uid);
     }
     match txn.get(key) {
         Some(object) => Deleted { object, gone: false },

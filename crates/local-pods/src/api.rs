@@ -1,0 +1,71 @@
+//! What this crate needs of the Kubernetes API; the only place that knows the embedded one.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use kfp_local_api::{Cluster, Selectors};
+use serde_json::Value;
+
+pub(crate) use kfp_local_api::{
+    ApiError, EventKind, LogOptions, LogSource, LogStream, Resource, WatchEvent, async_trait, resources,
+};
+
+/// A change to an object.
+pub(crate) type Change = Box<dyn FnOnce(&mut Value) -> Result<(), ApiError> + Send>;
+/// Objects with the version to watch from.
+pub(crate) type Listed = (Vec<Arc<Value>>, u64);
+/// Changes in order; an error ends them and means: list again.
+pub(crate) type Changes = BoxStream<'static, Result<WatchEvent, ApiError>>;
+
+/// The Kubernetes API as a kubelet uses it.
+pub(crate) trait Api: Send + Sync {
+    /// All objects of a kind, with the version to watch from.
+    fn list<'a>(&'a self, r: &'a Resource) -> BoxFuture<'a, Result<Listed, ApiError>>;
+    /// One object.
+    fn get<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Value>, ApiError>>;
+    /// Changes one object in one step.
+    fn modify<'a>(
+        &'a self,
+        r: &'a Resource,
+        ns: &'a str,
+        name: &'a str,
+        change: Change,
+    ) -> BoxFuture<'a, Result<(), ApiError>>;
+    /// Changes after a version.
+    fn watch(&self, r: &Resource, from: u64) -> Changes;
+    /// Who answers requests for logs.
+    fn set_log_source(&self, source: Arc<dyn LogSource>);
+}
+
+impl Api for Cluster {
+    fn list<'a>(&'a self, r: &'a Resource) -> BoxFuture<'a, Result<Listed, ApiError>> {
+        async move {
+            let list = Cluster::list(self, r, None, &Selectors::default()).await?;
+            Ok((list.items, list.resource_version))
+        }
+        .boxed()
+    }
+
+    fn get<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Value>, ApiError>> {
+        Cluster::get(self, r, ns, name).boxed()
+    }
+
+    fn modify<'a>(
+        &'a self,
+        r: &'a Resource,
+        ns: &'a str,
+        name: &'a str,
+        change: Change,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        async move { Cluster::modify(self, r, ns, name, change).await.map(drop) }.boxed()
+    }
+
+    fn watch(&self, r: &Resource, from: u64) -> Changes {
+        Cluster::watch(self, r, None, Some(from), Selectors::default()).boxed()
+    }
+
+    fn set_log_source(&self, source: Arc<dyn LogSource>) {
+        Cluster::set_log_source(self, source);
+    }
+}

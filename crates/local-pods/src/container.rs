@@ -1,0 +1,275 @@
+//! What is needed to start one container, computed before it starts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::env::{self, Sources};
+use crate::init::{Bind, OUTER, Spec};
+use crate::kubelet::Kubelet;
+use crate::options::Runner;
+use crate::paths::Paths;
+use crate::recovery::MARK;
+use crate::spec::{Container, Pod};
+use crate::volumes::{self, Mounted, Volumes};
+use crate::{python, recovery};
+
+/// What containers of this project's own images do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// The driver, called in this process.
+    Driver {
+        /// Arguments after the program name.
+        args: Vec<String>,
+    },
+    /// `launcher-v2 --copy DEST`, done in this process.
+    CopyLauncher {
+        /// Where to, on this machine.
+        to: PathBuf,
+    },
+    /// A process.
+    Process(Box<Launch>),
+}
+
+/// A process about to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// Program and arguments.
+    pub(crate) program: Vec<String>,
+    /// Environment of `program`.
+    pub(crate) env: Vec<(String, String)>,
+    /// What it reads from standard input.
+    pub(crate) input: Vec<u8>,
+}
+
+/// A container about to start.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) work: Work,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) paths: Paths,
+}
+
+/// Directories every pod has in its root.
+const OWN_DIRS: [&str; 4] = ["tmp", "kfp-home", "kfp-work", "run/secrets/kubernetes.io"];
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Makes the pod's root and volumes.
+pub(crate) fn prepare_pod(kubelet: &Kubelet, pod: &Pod, sources: &Sources) -> Result<Volumes, String> {
+    let dir = kubelet.dirs.pod(&pod.metadata.uid);
+    let root = dir.join("root");
+    let make = || -> std::io::Result<()> {
+        for name in OWN_DIRS {
+            std::fs::create_dir_all(root.join(name))?;
+        }
+        let account = kubelet.dirs.service_account(&pod.metadata.namespace)?;
+        std::os::unix::fs::symlink(account, root.join("run/secrets/kubernetes.io/serviceaccount"))?;
+        if let Some(netrc) = &kubelet.host.netrc {
+            std::os::unix::fs::symlink(netrc, root.join("kfp-home/.netrc"))?;
+        }
+        std::fs::write(dir.join("hosts"), format!("{}\n127.0.0.1 {}\n", kubelet.host.hosts, hostname(pod)))
+    };
+    make().map_err(|e| format!("make the pod's directory {}: {e}", dir.display()))?;
+    volumes::make(pod, sources, &dir.join("volumes"), &kubelet.dirs.claims())
+}
+
+fn hostname(pod: &Pod) -> &str {
+    let name = if pod.spec.hostname.is_empty() { &pod.metadata.name } else { &pod.spec.hostname };
+    // Limit of the kernel; Kubernetes cuts here, too.
+    let end = name.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|i| *i <= 63).last().unwrap_or(0);
+    name.get(..end).unwrap_or_default().trim_end_matches(['-', '.'])
+}
+
+/// Plans one container.
+///
+/// # Errors
+/// A sentence that says what is wrong with the container's definition.
+pub(crate) fn plan(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    container: &Container,
+    volumes: &Volumes,
+    sources: &Sources,
+) -> Result<Plan, String> {
+    let dir = kubelet.dirs.pod(&pod.metadata.uid);
+    let root = dir.join("root");
+    let base = base_env(kubelet, pod, container, &root);
+    let mut env = env::environment(pod, container, &base, sources)?;
+    let mounts = volumes::mounts(container, volumes, &env)?;
+    let paths = Paths::new(root.clone(), mounts.iter().map(|m| (m.path.clone(), m.place.clone())));
+    let argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
+    let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
+    let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if program == "driver" {
+        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths });
+    }
+    if name == "launcher-v2"
+        && let Some(to) = copy_target(rest)
+    {
+        let to = paths.resolve(to.as_ref()).map_err(|e| format!("--copy {to}: {e}"))?;
+        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths });
+    }
+    if let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root))) {
+        let path = format!("{}:{path}", python_path(kubelet, container, &root));
+        env.insert("PATH".into(), path);
+    }
+    let launch = match kubelet.options.runner {
+        Runner::Process => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths)?,
+        Runner::Podman | Runner::Docker => crate::engine::command(kubelet, pod, container, &env, &mounts),
+    };
+    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths })
+}
+
+fn copy_target(args: &[String]) -> Option<&str> {
+    args.iter().enumerate().find_map(|(at, arg)| {
+        let arg = arg.trim_start_matches('-');
+        if arg == "copy" { args.get(at + 1).map(String::as_str) } else { arg.strip_prefix("copy=") }
+    })
+}
+
+/// The container's Python environment as the container sees it.
+fn python_state(kubelet: &Kubelet, container: &Container, root: &Path) -> PathBuf {
+    let top = if kubelet.namespaces { Path::new("/") } else { root };
+    top.join("kfp-home/.kfp-python").join(&container.name)
+}
+
+fn python_path(kubelet: &Kubelet, container: &Container, root: &Path) -> String {
+    let state = python_state(kubelet, container, root);
+    format!("{0}/bin:{0}/env/bin", state.display())
+}
+
+fn base_env(kubelet: &Kubelet, pod: &Pod, container: &Container, root: &Path) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: String| env.push((name.to_string(), value));
+    if kubelet.options.runner == Runner::Process {
+        for (name, value) in &kubelet.host.env {
+            set(name, value.clone());
+        }
+        let top = if kubelet.namespaces { PathBuf::from("/") } else { root.to_path_buf() };
+        set("HOME", top.join("kfp-home").display().to_string());
+        set("PATH", format!("{}:{SYSTEM_PATH}", python_path(kubelet, container, root)));
+        set("KUBECONFIG", kubelet.dirs.kubeconfig().display().to_string());
+        set(python::STATE, python_state(kubelet, container, root).display().to_string());
+        set(MARK, kubelet.dirs.pod(&pod.metadata.uid).display().to_string());
+        if !kubelet.namespaces {
+            set("TMPDIR", root.join("tmp").display().to_string());
+            set("KFP_POD_ROOT", root.display().to_string());
+            set("POD_NAMESPACE", pod.metadata.namespace.clone());
+        }
+    }
+    set("HOSTNAME", hostname(pod).to_string());
+    for (name, value) in &kubelet.options.extra_env {
+        set(name, value.clone());
+    }
+    env
+}
+
+#[allow(clippy::too_many_arguments)]
+fn process(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    container: &Container,
+    mut argv: Vec<String>,
+    base: &[(String, String)],
+    env: &BTreeMap<String, String>,
+    mounts: &[Mounted],
+    paths: &Paths,
+) -> Result<Launch, String> {
+    let root = paths.root();
+    let Some(program) = argv.first_mut() else {
+        return Err(format!(
+            "container \"{}\" has no command: processes have no image whose entry point could be used; give the component a command, or run images with --runner podman or docker",
+            container.name
+        ));
+    };
+    if program == "launcher-v2" {
+        *program = kubelet.dirs.launcher().display().to_string();
+    }
+    let host_state = root.join("kfp-home/.kfp-python").join(&container.name);
+    let store = python::Store::new(kubelet.dirs.python());
+    let config = python::Config {
+        store: kubelet.dirs.python(),
+        private: store.private(&pod.metadata.uid).join(&container.name),
+        base: kubelet.python.clone(),
+    };
+    python::prepare_container(&store, &config, &host_state)
+        .map_err(|e| format!("make the Python environment {}: {e}", host_state.display()))?;
+    let mut env: Vec<(String, String)> = env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut cwd =
+        if container.working_dir.is_empty() { "/kfp-work".to_string() } else { container.working_dir.clone() };
+    let mut binds = Vec::new();
+    if kubelet.namespaces {
+        binds.extend(kubelet.dirs.common.iter().cloned());
+        if Path::new("/var/tmp").is_dir() {
+            binds.push(Bind { source: root.join("tmp"), target: "/var/tmp".into(), read_only: false });
+        }
+        let hosts = kubelet.dirs.pod(&pod.metadata.uid).join("hosts");
+        binds.push(Bind { source: hosts, target: "/etc/hosts".into(), read_only: false });
+        binds.extend(mounts.iter().map(|m| Bind {
+            source: m.place.clone(),
+            target: m.path.clone(),
+            read_only: m.read_only,
+        }));
+    } else {
+        link_mounts(root, mounts)?;
+        for word in &mut argv {
+            *word = paths.rewrite(word);
+        }
+        for (name, value) in &mut env {
+            if !base.iter().any(|(n, v)| n == name && v == value) && name != "PATH" {
+                *value = paths.rewrite(value);
+            }
+        }
+        cwd = paths.rewrite(&cwd);
+    }
+    let spec = Spec {
+        namespaces: kubelet.namespaces,
+        server: std::process::id(),
+        root: root.to_path_buf(),
+        binds,
+        hostname: hostname(pod).to_string(),
+        argv,
+        env,
+        cwd,
+    };
+    let input = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
+    Ok(Launch {
+        program: vec![kubelet.dirs.pod_init().display().to_string(), OUTER.into()],
+        env: vec![(MARK.into(), kubelet.dirs.pod(&pod.metadata.uid).display().to_string())],
+        input,
+    })
+}
+
+/// Without a mount tree, links in the pod's root lead to its volumes.
+fn link_mounts(root: &Path, mounts: &[Mounted]) -> Result<(), String> {
+    for mount in mounts {
+        let link = root.join(mount.path.strip_prefix("/").unwrap_or(&mount.path));
+        let make = || {
+            if let Some(parent) = link.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            if link.is_symlink() {
+                std::fs::remove_file(&link)?;
+            } else if link.is_dir() {
+                recovery::remove(&link);
+            }
+            std::os::unix::fs::symlink(&mount.place, &link)
+        };
+        make().map_err(|e| format!("mount {}: {e}", mount.path.display()))?;
+    }
+    Ok(())
+}
+
+impl Launch {
+    /// The command that starts it.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(self.program.first().map_or("", String::as_str));
+        command.args(self.program.get(1..).unwrap_or_default());
+        if !self.env.is_empty() {
+            command.env_clear();
+        }
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        command
+    }
+}

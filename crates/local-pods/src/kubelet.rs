@@ -1,0 +1,312 @@
+//! Watches pods and gives each a task of its own.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kfp_core::shutdown::{CancellationToken, TaskTracker};
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
+
+use crate::Error;
+use crate::api::resources::{PERSISTENT_VOLUME_CLAIMS, PODS, WORKFLOWS};
+use crate::api::{Api, ApiError, EventKind, Resource};
+use crate::dirs::Dirs;
+use crate::logs::Logs;
+use crate::options::Options;
+use crate::pod::{self, Stop, Wish};
+use crate::process::Spawner;
+use crate::python::{Base, Store};
+use crate::recovery;
+use crate::spec::Pod;
+
+/// Drivers in this process cost little; so many may run for each process slot.
+const DRIVERS_PER_SLOT: usize = 4;
+/// Waits between attempts to list and watch.
+const RETRY: Duration = Duration::from_millis(500);
+/// At a shutdown nobody waits half a minute.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// What a pod says that ran when an earlier server ended.
+const RESTARTED: &str = "kfp-local was restarted while the pod was running";
+
+/// What containers get from this machine.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    /// Variables passed through.
+    pub(crate) env: Vec<(String, String)>,
+    /// Contents of `/etc/hosts`.
+    pub(crate) hosts: String,
+    /// Credentials for package indexes.
+    pub(crate) netrc: Option<PathBuf>,
+}
+
+/// Everything pods need, made once.
+pub(crate) struct Kubelet {
+    pub(crate) api: Arc<dyn Api>,
+    pub(crate) options: Options,
+    pub(crate) dirs: Dirs,
+    pub(crate) logs: Arc<Logs>,
+    pub(crate) spawner: Spawner,
+    pub(crate) namespaces: bool,
+    pub(crate) python: Result<Base, String>,
+    pub(crate) host: Host,
+    pub(crate) processes: Arc<Semaphore>,
+    pub(crate) drivers: Arc<Semaphore>,
+    pub(crate) shutdown_grace: Duration,
+}
+
+impl Host {
+    /// Reads what this process's environment and home directory offer.
+    pub(crate) fn read() -> Self {
+        let passed = |name: &str| {
+            name.starts_with("PIP_")
+                || name.to_ascii_lowercase().ends_with("_proxy")
+                || ["LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+                    .contains(&name)
+        };
+        let mut env: Vec<(String, String)> =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        env.retain(|(name, _)| passed(name));
+        if !env.iter().any(|(name, _)| name == "LANG" || name == "LC_ALL") {
+            env.push(("LANG".into(), "C.UTF-8".into()));
+        }
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let config =
+            std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or(home.as_ref().map(|h| h.join(".config")));
+        // The home directory of containers is another one, so pip's settings are named to it.
+        let pip = [config.map(|c| c.join("pip/pip.conf")), home.as_ref().map(|h| h.join(".pip/pip.conf"))];
+        if let Some(pip) = pip.into_iter().flatten().find(|p| p.is_file())
+            && !env.iter().any(|(name, _)| name == "PIP_CONFIG_FILE")
+        {
+            env.push(("PIP_CONFIG_FILE".into(), pip.display().to_string()));
+        }
+        let netrc = home.map(|h| h.join(".netrc")).filter(|p| p.is_file());
+        Self { env, hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(), netrc }
+    }
+}
+
+struct Known {
+    wish: watch::Sender<Wish>,
+}
+
+/// Serves until shutdown.
+pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) -> Result<(), Error> {
+    let tasks = TaskTracker::new();
+    if kubelet.options.prepare_python
+        && let Ok(base) = kubelet.python.clone()
+    {
+        let store = Store::new(kubelet.dirs.python());
+        // Not waited for at shutdown: whoever needs the environment next finds it half-built and
+        // builds it anew.
+        tokio::task::spawn_blocking(move || {
+            if let Err(message) = store.ensure_base(&base) {
+                tracing::warn!("{message}");
+            }
+        });
+    }
+    let mut pods: HashMap<String, Known> = HashMap::new();
+    let cleaner = tasks.spawn(clean(kubelet.clone(), shutdown.clone()));
+    let mut first = true;
+    while !shutdown.is_cancelled() {
+        let listed = kubelet.api.list(&PODS).await;
+        match listed {
+            Ok((items, version)) => {
+                if first {
+                    recover(&kubelet, &items).await;
+                    first = false;
+                }
+                let present: Vec<&str> = items.iter().filter_map(|o| uid(o)).collect();
+                let gone: Vec<String> = pods.keys().filter(|u| !present.contains(&u.as_str())).cloned().collect();
+                for uid in gone {
+                    forget(&kubelet, &mut pods, &uid, &tasks);
+                }
+                for object in &items {
+                    see(&kubelet, &mut pods, object, &tasks);
+                }
+                follow(&kubelet, version, &mut pods, &tasks, &shutdown).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot list pods");
+                tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }
+            }
+        }
+    }
+    for known in pods.values() {
+        known.wish.send_modify(|wish| wish.stop = Some(Stop::Shutdown));
+    }
+    tasks.close();
+    tasks.wait().await;
+    drop(cleaner);
+    Ok(())
+}
+
+async fn follow(
+    kubelet: &Arc<Kubelet>,
+    version: u64,
+    pods: &mut HashMap<String, Known>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let mut changes = kubelet.api.watch(&PODS, version);
+    loop {
+        let event = tokio::select! {
+            event = changes.next() => event,
+            () = shutdown.cancelled() => return,
+        };
+        match event {
+            Some(Ok(event)) => match event.kind {
+                EventKind::Added | EventKind::Modified => see(kubelet, pods, &event.object, tasks),
+                EventKind::Deleted => {
+                    if let Some(uid) = uid(&event.object) {
+                        forget(kubelet, pods, uid, tasks);
+                    }
+                }
+                EventKind::Bookmark => {}
+            },
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the watch of pods ended");
+                return;
+            }
+            None => {
+                tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }
+                return;
+            }
+        }
+    }
+}
+
+fn uid(object: &Value) -> Option<&str> {
+    object.pointer("/metadata/uid").and_then(Value::as_str)
+}
+
+fn phase(object: &Value) -> &str {
+    object.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn see(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, object: &Arc<Value>, tasks: &TaskTracker) {
+    let Some(uid) = uid(object) else { return };
+    let deleted = object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null());
+    let deadline = object.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64);
+    if let Some(known) = pods.get(uid) {
+        let stop = deleted.then_some(Stop::Deleted);
+        known.wish.send_if_modified(|wish| {
+            let new = Wish { stop: wish.stop.or(stop), deadline };
+            std::mem::replace(wish, new) != new
+        });
+        return;
+    }
+    if deleted || !matches!(phase(object), "" | "Pending") {
+        return;
+    }
+    let (wish, receiver) = watch::channel(Wish { stop: None, deadline });
+    pods.insert(uid.to_string(), Known { wish });
+    match Pod::parse(object) {
+        Ok(pod) => {
+            tasks.spawn(pod::live(kubelet.clone(), Arc::new(pod), receiver));
+        }
+        Err(message) => {
+            tasks.spawn(mark_failed(kubelet.clone(), object.clone(), message));
+        }
+    }
+}
+
+fn forget(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, uid: &str, tasks: &TaskTracker) {
+    let known = pods.remove(uid);
+    let dirs = [kubelet.dirs.pod(uid), Store::new(kubelet.dirs.python()).private(uid)];
+    tasks.spawn(async move {
+        if let Some(known) = known {
+            known.wish.send_modify(|wish| wish.stop = Some(Stop::Deleted));
+            // The receiver goes with the pod's task, and with that everything that uses the files.
+            known.wish.closed().await;
+        }
+        let removed = tokio::task::spawn_blocking(move || dirs.iter().for_each(|dir| recovery::remove(dir))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove the directory of a pod");
+        }
+    });
+}
+
+/// Ends what an earlier server left running, fails its pods and removes directories of none.
+async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) {
+    let known: Vec<String> = items.iter().filter_map(|o| uid(o).map(str::to_string)).collect();
+    let (pods, private) = (kubelet.dirs.pods(), kubelet.dirs.python().join("private"));
+    let cleaned = tokio::task::spawn_blocking(move || {
+        let killed = recovery::kill_marked(&pods);
+        if killed > 0 {
+            tracing::info!(killed, "ended processes of an earlier run of kfp-local");
+        }
+        recovery::remove_unknown(&[pods, private], &|uid| known.iter().any(|k| k == uid));
+    })
+    .await;
+    if let Err(error) = cleaned {
+        tracing::warn!(%error, "cannot clean up after an earlier run");
+    }
+    for object in items {
+        let begun = uid(object).is_some_and(|uid| kubelet.dirs.pod(uid).exists());
+        let over = matches!(phase(object), "Succeeded" | "Failed");
+        if !over && (begun || phase(object) == "Running") {
+            mark_failed(kubelet.clone(), object.clone(), RESTARTED.into()).await;
+        }
+    }
+}
+
+async fn mark_failed(kubelet: Arc<Kubelet>, object: Arc<Value>, message: String) {
+    let text = |path| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_string();
+    let (namespace, name, uid) = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
+    let change = Box::new(move |object: &mut Value| {
+        if object.pointer("/metadata/uid").and_then(Value::as_str) == Some(uid.as_str()) {
+            crate::status::fail(object, &message);
+        }
+        Ok(())
+    });
+    let result: Result<(), ApiError> = kubelet.api.modify(&PODS, &namespace, &name, change).await;
+    if let Err(error) = result {
+        tracing::warn!(pod = %name, %error, "cannot write the status of a pod");
+    }
+}
+
+/// Removes logs with their Workflow and files with their claim.
+async fn clean(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+    tokio::join!(
+        deletions(&kubelet, &WORKFLOWS, &shutdown, |namespace, name| kubelet.logs.remove_workflow(namespace, name)),
+        deletions(&kubelet, &PERSISTENT_VOLUME_CLAIMS, &shutdown, |namespace, name| {
+            let path: &Path = &kubelet.dirs.claims().join(namespace).join(name);
+            recovery::remove(path);
+        }),
+    );
+}
+
+async fn deletions(kubelet: &Kubelet, resource: &Resource, shutdown: &CancellationToken, remove: impl Fn(&str, &str)) {
+    while !shutdown.is_cancelled() {
+        if let Ok((_, version)) = kubelet.api.list(resource).await {
+            let mut changes = kubelet.api.watch(resource, version);
+            loop {
+                let event = tokio::select! {
+                    event = changes.next() => event,
+                    () = shutdown.cancelled() => return,
+                };
+                let Some(Ok(event)) = event else { break };
+                let text = |path| event.object.pointer(path).and_then(Value::as_str);
+                if let (EventKind::Deleted, Some(namespace), Some(name)) =
+                    (event.kind, text("/metadata/namespace"), text("/metadata/name"))
+                {
+                    tokio::task::block_in_place(|| remove(namespace, name));
+                }
+            }
+        }
+        tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }
+    }
+}
+
+/// Slots for pods.
+pub(crate) fn slots(options: &Options) -> (Arc<Semaphore>, Arc<Semaphore>) {
+    let processes = options.max_parallel.max(1);
+    (Arc::new(Semaphore::new(processes)), Arc::new(Semaphore::new(processes * DRIVERS_PER_SLOT)))
+}
+
+/// How long containers get at a shutdown.
+pub(crate) fn shutdown_grace(options: &Options) -> Duration {
+    SHUTDOWN_GRACE.min(Duration::from_secs(options.grace_seconds))
+}

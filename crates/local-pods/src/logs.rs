@@ -1,0 +1,462 @@
+//! Container logs: one file per container, `<data>/logs/<namespace>/<pod>/<container>.log`, in the
+//! format of the Container Runtime Interface: time, stream, `F` (full line) or `P` (part of a line
+//! that continues), text. Both streams of a container arrive on one pipe, so that their order is
+//! kept; all lines say `stdout`.
+//!
+//! Logs outlive their pod and the server; they go with the Workflow.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
+
+use crate::api::{ApiError, LogOptions, LogSource, LogStream};
+
+/// Longer lines are split, as container runtimes do.
+const MAX_LINE: usize = 16 << 10;
+const READ_BLOCK: usize = 64 << 10;
+/// Name of the Workflow the logs of a pod go with.
+const OWNER: &str = ".workflow";
+
+/// Bytes written so far; nothing more comes when the sender is gone.
+type Progress = watch::Receiver<u64>;
+
+/// All logs below one directory.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    dir: PathBuf,
+    max: u64,
+    live: Mutex<HashMap<PathBuf, Progress>>,
+}
+
+/// The log of one running container; clones write to the same file.
+#[derive(Debug, Clone)]
+pub struct LogWriter {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    partial: Vec<u8>,
+    written: u64,
+    max: u64,
+    full: bool,
+    progress: Option<watch::Sender<u64>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LogWriter {
+    /// Appends output as it comes; complete lines become visible at once.
+    pub fn append(&self, bytes: &[u8]) {
+        locked(&self.inner).append(bytes);
+    }
+
+    /// Appends one line.
+    pub fn line(&self, text: &str) {
+        let mut inner = locked(&self.inner);
+        inner.append(text.as_bytes());
+        inner.append(b"\n");
+    }
+
+    /// Writes an unfinished last line and tells readers that nothing more comes.
+    pub(crate) fn finish(&self) {
+        let mut inner = locked(&self.inner);
+        if !inner.partial.is_empty() {
+            inner.append(b"\n");
+        }
+        inner.progress = None;
+    }
+}
+
+impl std::io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn append(&mut self, bytes: &[u8]) {
+        if self.full {
+            return;
+        }
+        let now = Utc::now().format("%Y-%m-%dT%H:%M:%S%.9fZ").to_string();
+        let mut out = Vec::with_capacity(bytes.len() + 64);
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let (line, after) = rest.split_at(end);
+            self.partial.extend_from_slice(line);
+            self.emit(&mut out, &now, 'F');
+            rest = after.get(1..).unwrap_or_default();
+        }
+        self.partial.extend_from_slice(rest);
+        self.split_long(&mut out, &now);
+        if !out.is_empty() {
+            self.store(&out, &now);
+        }
+    }
+
+    fn split_long(&mut self, out: &mut Vec<u8>, now: &str) {
+        while self.partial.len() > MAX_LINE {
+            let rest = self.partial.split_off(MAX_LINE);
+            record(out, now, 'P', &self.partial);
+            self.partial = rest;
+        }
+    }
+
+    fn emit(&mut self, out: &mut Vec<u8>, now: &str, tag: char) {
+        self.split_long(out, now);
+        record(out, now, tag, &self.partial);
+        self.partial.clear();
+    }
+
+    fn store(&mut self, out: &[u8], now: &str) {
+        if self.written + out.len() as u64 > self.max {
+            self.full = true;
+            let mut note = Vec::new();
+            let text = format!("[kfp-local: this log reached its limit of {} bytes; the rest is not kept]", self.max);
+            record(&mut note, now, 'F', text.as_bytes());
+            self.write(&note);
+            return;
+        }
+        self.write(out);
+    }
+
+    /// A full disk must not stop the container: what cannot be kept is lost.
+    fn write(&mut self, out: &[u8]) {
+        if let Err(error) = self.file.write_all(out) {
+            if !self.full {
+                tracing::warn!(%error, "a container log cannot be written");
+            }
+            return;
+        }
+        self.written += out.len() as u64;
+        if let Some(progress) = &self.progress {
+            progress.send_replace(self.written);
+        }
+    }
+}
+
+fn record(out: &mut Vec<u8>, now: &str, tag: char, line: &[u8]) {
+    out.extend_from_slice(now.as_bytes());
+    out.extend_from_slice(b" stdout ");
+    out.push(tag as u8);
+    out.push(b' ');
+    out.extend_from_slice(line);
+    out.push(b'\n');
+}
+
+impl Logs {
+    pub(crate) fn new(dir: PathBuf, max: u64) -> Self {
+        Self { dir, max, live: Mutex::default() }
+    }
+
+    fn path(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
+        self.dir.join(namespace).join(pod).join(format!("{container}.log"))
+    }
+
+    /// Begins the log of a container, replacing one of an earlier pod of the same name.
+    pub(crate) fn begin(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        workflow: Option<&str>,
+    ) -> std::io::Result<LogWriter> {
+        let path = self.path(namespace, pod, container);
+        let dir = self.dir.join(namespace).join(pod);
+        std::fs::create_dir_all(&dir)?;
+        if let Some(workflow) = workflow {
+            let owner = dir.join(OWNER);
+            if !owner.exists() {
+                std::fs::write(owner, workflow)?;
+            }
+        }
+        let file = File::create(&path)?;
+        let (progress, receiver) = watch::channel(0);
+        locked(&self.live).insert(path, receiver);
+        let inner =
+            Inner { file, partial: Vec::new(), written: 0, max: self.max, full: false, progress: Some(progress) };
+        Ok(LogWriter { inner: Arc::new(Mutex::new(inner)) })
+    }
+
+    /// Forgets finished writers.
+    pub(crate) fn end(&self, namespace: &str, pod: &str, container: &str, writer: &LogWriter) {
+        writer.finish();
+        locked(&self.live).remove(&self.path(namespace, pod, container));
+    }
+
+    /// Removes the logs of a Workflow's pods.
+    pub(crate) fn remove_workflow(&self, namespace: &str, workflow: &str) {
+        let Ok(pods) = std::fs::read_dir(self.dir.join(namespace)) else { return };
+        for pod in pods.flatten() {
+            if std::fs::read_to_string(pod.path().join(OWNER)).is_ok_and(|owner| owner == workflow)
+                && let Err(error) = std::fs::remove_dir_all(pod.path())
+            {
+                tracing::warn!(%error, path = %pod.path().display(), "cannot remove logs");
+            }
+        }
+    }
+}
+
+/// Start of the last `lines` lines.
+fn tail(file: &mut File, lines: u64) -> std::io::Result<u64> {
+    let end = file.seek(SeekFrom::End(0))?;
+    let (mut at, mut found) = (end, 0);
+    let mut block = vec![0; READ_BLOCK];
+    while at > 0 {
+        let size = usize::try_from(at).unwrap_or(READ_BLOCK).min(READ_BLOCK);
+        at -= size as u64;
+        file.seek(SeekFrom::Start(at))?;
+        let part = block.get_mut(..size).unwrap_or_default();
+        file.read_exact(part)?;
+        for (index, byte) in part.iter().enumerate().rev() {
+            let offset = at + index as u64;
+            if *byte == b'\n' && offset + 1 < end {
+                found += 1;
+                if found == lines {
+                    return Ok(offset + 1);
+                }
+            }
+        }
+    }
+    Ok(0)
+}
+
+struct Reader {
+    file: tokio::fs::File,
+    live: Option<Progress>,
+    carry: Vec<u8>,
+    options: LogOptions,
+    sent: u64,
+    continued: bool,
+    ended: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        let mut block = vec![0; READ_BLOCK];
+        loop {
+            if self.ended {
+                return Ok(None);
+            }
+            // Taken before the read: whatever was written by then is seen by it.
+            let over = self.live.as_mut().is_none_or(|live| {
+                let closed = live.has_changed().is_err();
+                live.mark_unchanged();
+                closed
+            });
+            let n = self.file.read(&mut block).await?;
+            if n > 0 {
+                let out = self.take(block.get(..n).unwrap_or_default());
+                if !out.is_empty() {
+                    return Ok(Some(out));
+                }
+            } else if over {
+                return Ok(None);
+            } else if let Some(live) = &mut self.live
+                && live.changed().await.is_err()
+            {
+                self.live = None;
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Bytes {
+        self.carry.extend_from_slice(bytes);
+        let complete = self.carry.iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1);
+        let rest = self.carry.split_off(complete);
+        let lines = std::mem::replace(&mut self.carry, rest);
+        let mut out = Vec::with_capacity(lines.len());
+        for line in lines.split_inclusive(|b| *b == b'\n') {
+            self.render(line, &mut out);
+        }
+        if let Some(limit) = self.options.limit_bytes {
+            let left = usize::try_from(limit.saturating_sub(self.sent)).unwrap_or(usize::MAX);
+            if out.len() >= left {
+                out.truncate(left);
+                self.ended = true;
+            }
+        }
+        self.sent += out.len() as u64;
+        out.into()
+    }
+
+    fn render(&mut self, line: &[u8], out: &mut Vec<u8>) {
+        let mut fields = line.splitn(4, |b| *b == b' ');
+        let (Some(time), Some(_), Some(tag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            return;
+        };
+        let time = String::from_utf8_lossy(time);
+        if let Some(since) = self.options.since
+            && DateTime::parse_from_rfc3339(&time).is_ok_and(|t| t < since)
+        {
+            return;
+        }
+        if self.options.timestamps && !self.continued {
+            out.extend_from_slice(time.as_bytes());
+            out.push(b' ');
+        }
+        self.continued = tag == b"P";
+        out.extend_from_slice(if self.continued { text.strip_suffix(b"\n").unwrap_or(text) } else { text });
+    }
+}
+
+/// The text of a stored log without times and tags.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn plain_text(data_dir: &Path, namespace: &str, pod: &str, container: &str) -> std::io::Result<Vec<u8>> {
+    let path = Logs::new(data_dir.join("logs"), 0).path(namespace, pod, container);
+    let mut out = Vec::new();
+    for line in std::fs::read(path)?.split_inclusive(|b| *b == b'\n') {
+        let mut fields = line.splitn(4, |b| *b == b' ').skip(2);
+        if let (Some(tag), Some(text)) = (fields.next(), fields.next()) {
+            out.extend_from_slice(if tag == b"P" { text.strip_suffix(b"\n").unwrap_or(text) } else { text });
+        }
+    }
+    Ok(out)
+}
+
+#[crate::api::async_trait]
+impl LogSource for Logs {
+    async fn logs(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<LogStream, ApiError> {
+        if options.previous {
+            let text = format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
+            return Err(ApiError::bad_request(text));
+        }
+        let path = self.path(namespace, pod, container);
+        let live = if options.follow { locked(&self.live).get(&path).cloned() } else { None };
+        let lines = options.tail_lines;
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut file = File::open(path)?;
+            let start = match lines {
+                Some(0) => file.seek(SeekFrom::End(0))?,
+                Some(lines) => tail(&mut file, lines)?,
+                None => 0,
+            };
+            file.seek(SeekFrom::Start(start))?;
+            Ok(file)
+        })
+        .await
+        .unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let file = opened.map_err(|e: std::io::Error| {
+            if e.kind() == ErrorKind::NotFound {
+                ApiError::bad_request(format!(
+                    "container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating"
+                ))
+            } else {
+                ApiError::new(
+                    500,
+                    "InternalError",
+                    format!("read the log of container \"{container}\" in pod \"{pod}\": {e}"),
+                )
+            }
+        })?;
+        let reader = Reader {
+            file: tokio::fs::File::from_std(file),
+            live,
+            carry: Vec::new(),
+            options,
+            sent: 0,
+            continued: false,
+            ended: false,
+        };
+        let stream = futures::stream::unfold(reader, |mut reader| async move {
+            match reader.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), reader)),
+                Ok(None) => None,
+                Err(e) => {
+                    reader.ended = true;
+                    Some((Err(e), reader))
+                }
+            }
+        });
+        Ok(stream.boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(logs: &Logs, options: LogOptions) -> String {
+        let stream = logs.logs("ns", "p", "main", options).await.unwrap();
+        let parts: Vec<_> = stream.map(Result::unwrap).collect().await;
+        String::from_utf8(parts.concat()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn logs_can_be_followed_and_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::new(dir.path().join("logs"), 1 << 20);
+        let missing = logs.logs("ns", "p", "main", LogOptions::default()).await;
+        assert_eq!(missing.err().unwrap().code, 400);
+        let writer = logs.begin("ns", "p", "main", Some("wf")).unwrap();
+        writer.append(b"one\ntwo\nunfin");
+        let mut stream =
+            logs.logs("ns", "p", "main", LogOptions { follow: true, ..LogOptions::default() }).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), "one\ntwo\n");
+        writer.append(b"ished\n");
+        assert_eq!(stream.next().await.unwrap().unwrap(), "unfinished\n");
+        writer.append(b"end");
+        logs.end("ns", "p", "main", &writer);
+        let rest: Vec<_> = stream.map(Result::unwrap).collect().await;
+        assert_eq!(rest.concat(), b"end\n");
+        assert_eq!(read(&logs, LogOptions { tail_lines: Some(2), ..LogOptions::default() }).await, "unfinished\nend\n");
+        assert_eq!(read(&logs, LogOptions { tail_lines: Some(0), ..LogOptions::default() }).await, "");
+        assert_eq!(
+            read(&logs, LogOptions { tail_lines: Some(99), follow: true, ..LogOptions::default() }).await,
+            "one\ntwo\nunfinished\nend\n"
+        );
+        assert_eq!(read(&logs, LogOptions { limit_bytes: Some(5), ..LogOptions::default() }).await, "one\nt");
+        let stamped = read(&logs, LogOptions { timestamps: true, tail_lines: Some(1), ..LogOptions::default() }).await;
+        let (time, text) = stamped.split_once(' ').unwrap();
+        assert_eq!(text, "end\n");
+        let last = DateTime::parse_from_rfc3339(time).unwrap().to_utc();
+        assert_eq!(read(&logs, LogOptions { since: Some(last), ..LogOptions::default() }).await, "end\n");
+        assert_eq!(plain_text(dir.path(), "ns", "p", "main").unwrap(), b"one\ntwo\nunfinished\nend\n");
+        logs.remove_workflow("ns", "other");
+        assert!(plain_text(dir.path(), "ns", "p", "main").is_ok());
+        logs.remove_workflow("ns", "wf");
+        assert!(plain_text(dir.path(), "ns", "p", "main").is_err());
+    }
+
+    #[tokio::test]
+    async fn long_lines_and_logs_have_limits() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::new(dir.path().join("logs"), 100_000);
+        let writer = logs.begin("ns", "p", "main", None).unwrap();
+        let long = "x".repeat(50_000);
+        writer.line(&long);
+        assert_eq!(read(&logs, LogOptions::default()).await, format!("{long}\n"));
+        writer.line(&"y".repeat(60_000));
+        writer.line("lost");
+        logs.end("ns", "p", "main", &writer);
+        let text = read(&logs, LogOptions::default()).await;
+        assert!(text.contains("reached its limit of 100000 bytes") && !text.contains("lost"), "{}", text.len());
+        assert!(std::fs::metadata(dir.path().join("logs/ns/p/main.log")).unwrap().len() < 101_000);
+    }
+}

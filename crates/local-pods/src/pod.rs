@@ -1,0 +1,514 @@
+//! The life of one pod.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::api::resources::PODS;
+use crate::container::{self, Work};
+use crate::env::Sources;
+use crate::init::{NOT_FOUND, SETUP_FAILED};
+use crate::kubelet::Kubelet;
+use crate::options::{Invocation, Runner};
+use crate::outputs;
+use crate::paths::Paths;
+use crate::process::{self, Exit, Order};
+use crate::spec::{Container, Pod};
+use crate::status::{self, Ended, Phase, Report, State};
+use crate::volumes::{self, Volumes};
+use crate::{engine, recovery};
+
+/// Pods that end sooner are never reported as running: one write less for each short task.
+const QUIET: Duration = Duration::from_millis(25);
+/// The same for init containers, which matter less to a reader.
+const QUIET_INIT: Duration = Duration::from_secs(1);
+/// Sidecars get this long to end after the last main container.
+const SIDECAR_GRACE: Duration = Duration::from_secs(2);
+/// Waits between attempts to write a status.
+const RETRIES: [u64; 5] = [20, 100, 500, 2000, 5000];
+/// Code of a driver that was told to stop.
+const TERMINATED: i32 = 143;
+const TEMPLATE_OF: &str = "workflows.argoproj.io/workflow";
+
+/// What the outside wants of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Wish {
+    /// The pod is gone or the server stops: end everything, write nothing.
+    pub(crate) stop: Option<Stop>,
+    /// `spec.activeDeadlineSeconds` as it is now.
+    pub(crate) deadline: Option<i64>,
+}
+
+/// Why a pod ends early without a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The object was deleted.
+    Deleted,
+    /// The server stops.
+    Shutdown,
+}
+
+enum Early {
+    Stop(Stop),
+    Deadline,
+}
+
+struct Active {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<Exit>,
+    started: DateTime<Utc>,
+    since: Instant,
+}
+
+pub(crate) struct Life {
+    kubelet: Arc<Kubelet>,
+    pod: Arc<Pod>,
+    wish: watch::Receiver<Wish>,
+    report: Report,
+    begun: Instant,
+    /// What the API was last told.
+    announced: Option<Phase>,
+    paths: Option<Paths>,
+}
+
+/// Runs a pod from its first container to its final status.
+pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Receiver<Wish>) {
+    let driver = pod.spec.containers.iter().all(|c| c.command.first().is_some_and(|w| w == "driver"));
+    let slots = if driver { kubelet.drivers.clone() } else { kubelet.processes.clone() };
+    let mut life = Life {
+        report: Report {
+            phase: Phase::Pending,
+            reason: "",
+            message: String::new(),
+            started: Utc::now(),
+            init: vec![State::Waiting("PodInitializing"); pod.spec.init_containers.len()],
+            containers: vec![State::Waiting("PodInitializing"); pod.spec.containers.len()],
+        },
+        begun: Instant::now(),
+        announced: None,
+        paths: None,
+        kubelet,
+        pod,
+        wish,
+    };
+    let slot = {
+        let mut stopped = life.wish.clone();
+        tokio::select! {
+            slot = slots.acquire_owned() => slot.ok(),
+            _ = stopped.wait_for(|w| w.stop.is_some()) => None,
+        }
+    };
+    if slot.is_some() {
+        life.report.started = Utc::now();
+        life.begun = Instant::now();
+        life.run().await;
+    }
+}
+
+impl Life {
+    async fn run(&mut self) {
+        match self.containers().await {
+            Ok(()) => {}
+            Err(Early::Stop(Stop::Deleted | Stop::Shutdown)) => return,
+            Err(Early::Deadline) => {
+                self.report.phase = Phase::Failed;
+                self.report.reason = "DeadlineExceeded";
+                self.report.message = "Pod was active on the node longer than the specified deadline".into();
+            }
+        }
+        self.finish().await;
+    }
+
+    fn fail(&mut self, message: impl Into<String>) {
+        self.report.phase = Phase::Failed;
+        self.report.message = message.into();
+    }
+
+    async fn containers(&mut self) -> Result<(), Early> {
+        self.check()?;
+        let sources = match volumes::lookup(&*self.kubelet.api, &self.pod).await {
+            Ok(sources) => Arc::new(sources),
+            Err(message) => {
+                self.fail(message);
+                return Ok(());
+            }
+        };
+        let (kubelet, pod, shared) = (self.kubelet.clone(), self.pod.clone(), sources.clone());
+        let prepared = tokio::task::spawn_blocking(move || container::prepare_pod(&kubelet, &pod, &shared)).await;
+        let volumes = match prepared.unwrap_or_else(|e| Err(e.to_string())) {
+            Ok(volumes) => Arc::new(volumes),
+            Err(message) => {
+                self.fail(message);
+                return Ok(());
+            }
+        };
+        let mut active = Vec::new();
+        let result = self.sequence(&sources, &volumes, &mut active).await;
+        let grace = match &result {
+            Ok(()) => SIDECAR_GRACE,
+            Err(Early::Stop(Stop::Shutdown)) => self.kubelet.shutdown_grace,
+            Err(_) => self.grace(),
+        };
+        self.end_all(active, grace).await;
+        result
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_secs(
+            self.pod.spec.termination_grace_period_seconds.unwrap_or(self.kubelet.options.grace_seconds),
+        )
+    }
+
+    fn check(&self) -> Result<(), Early> {
+        self.wish.borrow().stop.map_or(Ok(()), |stop| Err(Early::Stop(stop)))
+    }
+
+    /// Init containers one after the other, then the rest; `active` holds what still runs.
+    async fn sequence(
+        &mut self,
+        sources: &Arc<Sources>,
+        volumes: &Arc<Volumes>,
+        active: &mut Vec<(Place, Active)>,
+    ) -> Result<(), Early> {
+        let pod = self.pod.clone();
+        for (index, container) in pod.spec.init_containers.iter().enumerate() {
+            let place = Place { init: true, index };
+            let started = self.start(place, container, sources, volumes).await;
+            let Some(running) = started else {
+                self.report.phase = Phase::Failed;
+                return Ok(());
+            };
+            active.push((place, running));
+            if container.restart_policy == "Always" {
+                continue;
+            }
+            let end = self.wait(place, container, active).await?;
+            if end.code != 0 {
+                self.report.phase = Phase::Failed;
+                return Ok(());
+            }
+        }
+        for (index, container) in pod.spec.containers.iter().enumerate() {
+            let place = Place { init: false, index };
+            match self.start(place, container, sources, volumes).await {
+                Some(running) => active.push((place, running)),
+                None if pod.is_main(container) => {
+                    self.report.phase = Phase::Failed;
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        let mut ok = true;
+        for (index, container) in pod.spec.containers.iter().enumerate() {
+            if pod.is_main(container) {
+                let end = self.wait(Place { init: false, index }, container, active).await?;
+                ok &= end.code == 0;
+            }
+        }
+        self.report.phase = if ok { Phase::Succeeded } else { Phase::Failed };
+        Ok(())
+    }
+
+    fn set(&mut self, place: Place, state: State) {
+        let states = if place.init { &mut self.report.init } else { &mut self.report.containers };
+        if let Some(slot) = states.get_mut(place.index) {
+            *slot = state;
+        }
+    }
+
+    async fn start(
+        &mut self,
+        place: Place,
+        container: &Container,
+        sources: &Arc<Sources>,
+        volumes: &Arc<Volumes>,
+    ) -> Option<Active> {
+        let started = Utc::now();
+        let (kubelet, pod, c) = (self.kubelet.clone(), self.pod.clone(), container.clone());
+        let (sources, volumes) = (sources.clone(), volumes.clone());
+        let planned = tokio::task::spawn_blocking(move || {
+            let workflow = pod.metadata.labels.get(TEMPLATE_OF).map(String::as_str);
+            let log = kubelet.logs.begin(&pod.metadata.namespace, &pod.metadata.name, &c.name, workflow);
+            let log = log.map_err(|e| format!("begin the log of container \"{}\": {e}", c.name))?;
+            container::plan(&kubelet, &pod, &c, &volumes, &sources).map(|plan| (plan, log))
+        })
+        .await;
+        match planned.unwrap_or_else(|e| Err(e.to_string())) {
+            Ok((plan, log)) => {
+                if !place.init && self.pod.is_main(container) {
+                    self.paths = Some(plan.paths.clone());
+                }
+                let (orders, queue) = mpsc::channel(4);
+                let job =
+                    Job { kubelet: self.kubelet.clone(), pod: self.pod.clone(), container: container.clone(), log };
+                let task = tokio::spawn(job.run(plan, queue));
+                self.set(place, State::Running(started));
+                Some(Active { orders, task, started, since: Instant::now() })
+            }
+            Err(message) => {
+                let ended = Ended {
+                    code: SETUP_FAILED,
+                    reason: "CreateContainerConfigError",
+                    message: message.clone(),
+                    started,
+                    finished: Utc::now(),
+                };
+                self.set(place, State::Ended(ended));
+                self.report.message = message;
+                None
+            }
+        }
+    }
+
+    /// Waits for one container, minding the deadline and the outside.
+    async fn wait(
+        &mut self,
+        place: Place,
+        container: &Container,
+        active: &mut Vec<(Place, Active)>,
+    ) -> Result<Ended, Early> {
+        let Some(at) = active.iter().position(|(p, _)| *p == place) else {
+            let state =
+                if place.init { self.report.init.get(place.index) } else { self.report.containers.get(place.index) };
+            if let Some(State::Ended(ended)) = state {
+                return Ok(ended.clone());
+            }
+            return Err(Early::Stop(Stop::Deleted));
+        };
+        let mut wish = self.wish.clone();
+        loop {
+            let now = *wish.borrow_and_update();
+            if let Some(stop) = now.stop {
+                return Err(Early::Stop(stop));
+            }
+            let deadline = now.deadline.or(self.pod.spec.active_deadline_seconds).and_then(|s| u64::try_from(s).ok());
+            let over = deadline.map(|s| self.begun + Duration::from_secs(s));
+            let until_over = pin!(async {
+                match over {
+                    Some(over) => sleep_until(over).await,
+                    None => std::future::pending().await,
+                }
+            });
+            let Some((_, running)) = active.get_mut(at) else { return Err(Early::Stop(Stop::Deleted)) };
+            let phase = if place.init { Phase::Pending } else { Phase::Running };
+            let announce_at = running.since + if place.init { QUIET_INIT } else { QUIET };
+            tokio::select! {
+                exit = &mut running.task => {
+                    let exit = exit.unwrap_or_else(|e| Exit { code: SETUP_FAILED, report: e.to_string(), torn: false });
+                    let (_, done) = active.remove(at);
+                    return Ok(self.ended(place, container, &done, exit));
+                }
+                changed = wish.changed() => if changed.is_err() { return Err(Early::Stop(Stop::Shutdown)) },
+                () = until_over => return Err(Early::Deadline),
+                () = sleep_until(announce_at), if self.announced != Some(phase) => self.announce(phase).await,
+            }
+        }
+    }
+
+    fn ended(&mut self, place: Place, container: &Container, done: &Active, exit: Exit) -> Ended {
+        let reason = match (exit.code, exit.report.is_empty()) {
+            (0, _) => "Completed",
+            (_, true) => "Error",
+            (_, false) => "StartError",
+        };
+        if !exit.report.is_empty() {
+            self.report.message = format!("container \"{}\" could not start: {}", container.name, exit.report);
+        }
+        let ended =
+            Ended { code: exit.code, reason, message: exit.report, started: done.started, finished: Utc::now() };
+        self.set(place, State::Ended(ended.clone()));
+        ended
+    }
+
+    async fn end_all(&mut self, active: Vec<(Place, Active)>, grace: Duration) {
+        for (_, running) in &active {
+            // A full queue holds the same order already; a closed one belongs to an ended container.
+            let _ = running.orders.try_send(Order::Terminate);
+        }
+        let end = Instant::now() + grace;
+        for (place, mut running) in active {
+            let left = end.saturating_duration_since(Instant::now());
+            let exit = match timeout(left, &mut running.task).await {
+                Ok(exit) => exit,
+                Err(_) => {
+                    let _ = running.orders.send(Order::Kill).await;
+                    (&mut running.task).await
+                }
+            };
+            let containers = if place.init { &self.pod.spec.init_containers } else { &self.pod.spec.containers };
+            if let (Some(container), Ok(exit)) = (containers.get(place.index).cloned(), exit) {
+                self.ended(place, &container, &running, exit);
+            }
+        }
+    }
+
+    async fn announce(&mut self, phase: Phase) {
+        self.announced = Some(phase);
+        let report = Report { phase, ..self.report.clone() };
+        self.write(status::render(&self.pod, &report), None).await;
+    }
+
+    async fn finish(&mut self) {
+        let code = self.pod.spec.containers.iter().zip(&self.report.containers).find_map(|(c, state)| match state {
+            State::Ended(end) if self.pod.is_main(c) => Some(end.code),
+            _ => None,
+        });
+        let mut annotation = None;
+        if let Some(paths) = self.paths.clone() {
+            let pod = self.pod.clone();
+            let collected = tokio::task::spawn_blocking(move || outputs::collect(&pod, &paths, code)).await;
+            match collected.unwrap_or_else(|e| Err(e.to_string())) {
+                Ok(text) => annotation = text,
+                Err(message) => self.fail(message),
+            }
+        }
+        let status = status::render(&self.pod, &self.report);
+        self.write(status, annotation).await;
+    }
+
+    async fn write(&self, status: Value, annotation: Option<String>) {
+        let meta = &self.pod.metadata;
+        for wait in RETRIES.iter().map(Some).chain([None]) {
+            let (uid, status, annotation) = (meta.uid.clone(), status.clone(), annotation.clone());
+            let change = Box::new(move |object: &mut Value| {
+                // A pod of the same name may have taken the place.
+                if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid.as_str()) {
+                    return Ok(());
+                }
+                if let Some(map) = object.as_object_mut() {
+                    map.insert("status".into(), status);
+                }
+                if let Some(text) = annotation
+                    && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+                {
+                    let all = metadata.entry("annotations").or_insert_with(|| Value::Object(Default::default()));
+                    if let Some(all) = all.as_object_mut() {
+                        all.insert(outputs::OUTPUTS.into(), text.into());
+                    }
+                }
+                Ok(())
+            });
+            match self.kubelet.api.modify(&PODS, &meta.namespace, &meta.name, change).await {
+                Ok(()) => return,
+                Err(e) if e.code == 404 => return,
+                Err(error) => tracing::warn!(pod = %meta.name, %error, "cannot write the status of a pod"),
+            }
+            if let Some(wait) = wait {
+                sleep(Duration::from_millis(*wait)).await;
+            }
+        }
+    }
+}
+
+/// A container of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    init: bool,
+    index: usize,
+}
+
+/// One container while it runs.
+struct Job {
+    kubelet: Arc<Kubelet>,
+    pod: Arc<Pod>,
+    container: Container,
+    log: crate::logs::LogWriter,
+}
+
+impl Job {
+    async fn run(self, plan: container::Plan, mut orders: mpsc::Receiver<Order>) -> Exit {
+        let (pod, log) = (&self.pod, &self.log);
+        let exit = match plan.work {
+            Work::CopyLauncher { to } => copy_launcher(&self.kubelet, to).await,
+            Work::Driver { args } => {
+                let invocation = Invocation {
+                    args,
+                    env: plan.env,
+                    namespace: pod.metadata.namespace.clone(),
+                    pod: pod.metadata.name.clone(),
+                    paths: plan.paths,
+                    log: log.clone(),
+                };
+                let mut driver = tokio::spawn((self.kubelet.options.driver)(invocation));
+                tokio::select! {
+                    code = &mut driver => match code {
+                        Ok(code) => Exit { code, report: String::new(), torn: false },
+                        Err(e) => {
+                            log.line(&format!("the driver ended abnormally: {e}"));
+                            Exit { code: 2, report: String::new(), torn: false }
+                        }
+                    },
+                    Some(_) = orders.recv() => {
+                        driver.abort();
+                        Exit { code: TERMINATED, report: String::new(), torn: false }
+                    }
+                }
+            }
+            Work::Process(launch) => {
+                let command = launch.command();
+                let own = self.kubelet.namespaces;
+                let result =
+                    process::run(&self.kubelet.spawner, command, launch.input.clone(), log, own, &mut orders).await;
+                self.after(result, &launch.program)
+            }
+        };
+        if !exit.report.is_empty() {
+            log.line(&exit.report);
+        }
+        self.kubelet.logs.end(&pod.metadata.namespace, &pod.metadata.name, &self.container.name, log);
+        exit
+    }
+
+    fn after(&self, result: std::io::Result<Exit>, program: &[String]) -> Exit {
+        let mut exit = result.unwrap_or_else(|e| {
+            let name = program.first().map_or("", String::as_str);
+            let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { SETUP_FAILED };
+            Exit { code, report: format!("start {name}: {e}"), torn: false }
+        });
+        if self.kubelet.options.runner != Runner::Process {
+            // The engine's own messages and the container's errors share a stream.
+            if exit.code < 125 || exit.code > 127 {
+                for line in std::mem::take(&mut exit.report).lines() {
+                    self.log.line(line);
+                }
+            }
+            if exit.torn {
+                let program = engine::program(self.kubelet.options.runner);
+                let _ = std::process::Command::new(program)
+                    .args(["rm", "-f", &engine::name(&self.pod, &self.container)])
+                    .stdout(std::process::Stdio::null())
+                    .spawn();
+            }
+        } else if exit.torn && !self.kubelet.namespaces {
+            recovery::kill_marked(&self.kubelet.dirs.pod(&self.pod.metadata.uid));
+        }
+        exit
+    }
+}
+
+async fn copy_launcher(kubelet: &Arc<Kubelet>, to: std::path::PathBuf) -> Exit {
+    let from = kubelet.dirs.launcher();
+    let copied = tokio::task::spawn_blocking(move || {
+        if let Some(parent) = to.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match std::fs::remove_file(&to) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        crate::python::link_or_copy(&from, &to)
+    })
+    .await
+    .unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    match copied {
+        Ok(()) => Exit { code: 0, report: String::new(), torn: false },
+        Err(e) => Exit { code: 1, report: format!("copy the launcher: {e}"), torn: false },
+    }
+}

@@ -4,7 +4,6 @@
 //! field of `google.protobuf.Value` that is set, plus the value's text as `string_value`; both may call `parseJson`.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use cel::objects::{Key, Map};
@@ -18,6 +17,12 @@ use crate::text;
 
 /// Longer expressions are refused: nobody writes them, and parsing must stay cheap.
 const MAX_LENGTH: usize = 64 * 1024;
+/// More brackets within brackets, or operators in a row, are refused: parser and interpreter recurse on them.
+const MAX_NESTING: usize = 50;
+/// More operators and selections in all are refused, for the same reason.
+const MAX_OPERATORS: usize = 500;
+/// Stack of the thread that parses and evaluates: ample for the limits above in an unoptimised build.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Why an expression has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,27 +71,68 @@ pub fn select(expression: &str, value: &Value) -> Result<Value, Error> {
     })
 }
 
-fn evaluate(expression: &str, variables: Vec<(&'static str, Cel)>) -> Result<Cel, Error> {
-    let syntax = |reason: String| Error::Syntax { expression: expression.to_owned(), reason };
+/// Refuses what would make a recursive parser run out of stack. Text within quotes does not count.
+fn check_size(expression: &str) -> Result<(), &'static str> {
     if expression.len() > MAX_LENGTH {
-        return Err(Error::Syntax {
-            expression: expression.chars().take(80).collect(),
-            reason: format!("longer than {MAX_LENGTH} bytes"),
-        });
+        return Err("it is too long");
     }
-    let env = Arc::new(Env::stdlib());
-    // Expressions come from users; a defect of the parser must not take the process down.
-    let program: Program = catch_unwind(AssertUnwindSafe(|| env.compile(expression)))
-        .map_err(|_| syntax("the parser gave up".to_owned()))?
-        .map_err(|errors| syntax(errors.to_string().trim().to_owned()))?;
-    let mut context = Context::with_env(env);
-    context.add_function("parseJson", parse_json).map_err(|error| syntax(error.to_string()))?;
-    for (name, value) in variables {
-        context.add_variable_from_value(name, value);
+    let (mut quote, mut escaped, mut depth, mut operators, mut row) = (None, false, 0_usize, 0_usize, 0_usize);
+    for c in expression.chars() {
+        if let Some(end) = quote {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                _ if c == end => quote = None,
+                _ => {}
+            }
+            continue;
+        }
+        row = if matches!(c, '!' | '-') { row + 1 } else { 0 };
+        match c {
+            '\'' | '"' => quote = Some(c),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            '?' | '+' | '-' | '*' | '/' | '%' | '&' | '|' | '<' | '>' | '=' | '!' | '.' | ',' | ':' => operators += 1,
+            _ => {}
+        }
+        if depth > MAX_NESTING || row > MAX_NESTING || operators > MAX_OPERATORS {
+            return Err("it is nested too deeply");
+        }
     }
-    catch_unwind(AssertUnwindSafe(|| program.execute(&context)))
-        .map_err(|_| syntax("evaluation gave up".to_owned()))?
-        .map_err(|error| Error::Evaluation { expression: expression.to_owned(), reason: reason(&error) })
+    Ok(())
+}
+
+fn evaluate(expression: &str, variables: Vec<(&'static str, Cel)>) -> Result<Cel, Error> {
+    let syntax = |reason: &str| {
+        let expression = if expression.chars().count() > 300 {
+            expression.chars().take(300).chain("...".chars()).collect()
+        } else {
+            expression.to_owned()
+        };
+        Error::Syntax { expression, reason: reason.trim().to_owned() }
+    };
+    check_size(expression).map_err(syntax)?;
+    let work = || {
+        let env = Arc::new(Env::stdlib());
+        let program: Program = env.compile(expression).map_err(|errors| syntax(&errors.to_string()))?;
+        let mut context = Context::with_env(env);
+        context.add_function("parseJson", parse_json).map_err(|error| syntax(&error.to_string()))?;
+        for (name, value) in variables {
+            context.add_variable_from_value(name, value);
+        }
+        program
+            .execute(&context)
+            .map_err(|error| Error::Evaluation { expression: expression.to_owned(), reason: reason(&error) })
+    };
+    // Expressions come from users: neither deep nesting nor a defect of the parser may take the process down. A thread
+    // of its own has room for the former and contains the latter.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("cel".to_owned()).stack_size(STACK_BYTES);
+        match thread.spawn_scoped(scope, work) {
+            Ok(handle) => handle.join().unwrap_or_else(|_| Err(syntax("the parser gave up"))),
+            Err(error) => Err(syntax(&format!("no thread to evaluate it: {error}"))),
+        }
+    })
 }
 
 /// Texts of cel-go where users may know them.
@@ -295,7 +341,20 @@ mod tests {
         }
         let error = condition("inputs.parameter_values['type']=='foo'", &ExecutorInput::default()).unwrap_err();
         assert!(error.to_string().contains("no such key"), "{error}");
-        assert!(condition(&"(".repeat(10_000), &input()).is_err());
+    }
+
+    #[test]
+    fn huge_expressions_are_refused_or_survived() {
+        for piece in ["(", "[", "{", "!", "-", "a.", "1+", "true&&", "a?b:", "f(", "a[0].", "\\", "'", "{1:"] {
+            for count in [10, MAX_NESTING, MAX_OPERATORS / 2, 10_000] {
+                let expression = format!("{}1", piece.repeat(count));
+                let _ = condition(&expression, &ExecutorInput::default());
+            }
+        }
+        let deep = format!("{}true{}", "(".repeat(MAX_NESTING), ")".repeat(MAX_NESTING));
+        assert_eq!(condition(&deep, &input()), Ok(true));
+        let wide = vec!["inputs.parameter_values['num'] == 1"; 60].join(" && ");
+        assert_eq!(condition(&wide, &input()), Ok(true));
         assert!(condition(&"x".repeat(MAX_LENGTH + 1), &input()).is_err());
     }
 

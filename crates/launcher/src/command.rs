@@ -9,7 +9,7 @@ use std::time::Duration;
 use kfp_core::shutdown::CancellationToken;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
@@ -75,6 +75,17 @@ pub async fn run(
     log: Option<&Path>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
+    run_on(tokio::io::stdout(), words, environment, log, stop).await
+}
+
+/// [`run`] with another screen than standard output.
+async fn run_on(
+    screen: impl AsyncWrite + Unpin + Send + 'static,
+    words: &[String],
+    environment: &[(&str, OsString)],
+    log: Option<&Path>,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
     let (name, arguments) = words
         .split_first()
         .ok_or_else(|| Error::Start { program: String::new(), reason: "the command is empty".into() })?;
@@ -90,7 +101,7 @@ pub async fn run(
     // The child has its own copies of the pipe's writing end; with ours open, the end would never come.
     drop(command);
     let reaper = tokio::spawn(reap_orphans(child.id()));
-    let copy = output.map(|(file, pipe)| tokio::spawn(tee(pipe, file)));
+    let copy = output.map(|(file, pipe)| tokio::spawn(tee(pipe, screen, file)));
     let waited = wait(&mut child, stop).await;
     if let Some(mut copy) = copy
         && tokio::time::timeout(LINGER, &mut copy).await.is_err()
@@ -175,9 +186,9 @@ fn share(command: &mut Command) -> Option<pipe::Receiver> {
 }
 
 /// Copies to standard output and to the file. A failing side does not disturb the other, nor the program.
-async fn tee(mut input: pipe::Receiver, file: tokio::fs::File) {
+async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, file: tokio::fs::File) {
     let mut buffer = vec![0; 64 << 10];
-    let (mut screen, mut file) = (Some(tokio::io::stdout()), Some(file));
+    let (mut screen, mut file) = (Some(screen), Some(file));
     loop {
         let n = match input.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
@@ -288,28 +299,30 @@ mod tests {
         ["sh", "-c", script].map(str::to_owned).to_vec()
     }
 
-    async fn run_logged(script: &str) -> (Result<(), Error>, String) {
+    /// Result, log and screen.
+    async fn run_logged(script: &str) -> (Result<(), Error>, String, String) {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("deep/log");
-        let result = run(&sh(script), &[], Some(&log), &CancellationToken::new()).await;
-        (result, std::fs::read_to_string(log).unwrap())
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let (words, stop) = (sh(script), CancellationToken::new());
+        let result = run_on(near, &words, &[], Some(&log), &stop).await;
+        let mut screen = String::new();
+        far.read_to_string(&mut screen).await.unwrap();
+        (result, std::fs::read_to_string(log).unwrap(), screen)
     }
 
     #[tokio::test]
     async fn both_streams_keep_their_order_in_the_log() {
-        let (result, log) = run_logged("echo a; echo b >&2; echo c; printf d >&2").await;
+        let (result, log, screen) = run_logged("echo a; echo b >&2; echo c; printf d >&2").await;
         result.unwrap();
-        assert_eq!(log, "a\nb\nc\nd");
+        assert_eq!((log.as_str(), screen.as_str()), ("a\nb\nc\nd", "a\nb\nc\nd"));
     }
 
     #[tokio::test]
     async fn large_output_is_complete() {
-        let (result, log) = run_logged(
-            "i=0; while [ $i -lt 3000 ]; do echo 0123456789012345678901234567890123456789$i; i=$((i+1)); done; exit 3",
-        )
-        .await;
+        let (result, log, screen) = run_logged("head -c 300000 /dev/zero | tr '\\0' x; exit 3").await;
         assert!(matches!(result, Err(Error::Exit { code: 3, .. })), "{result:?}");
-        assert_eq!(log.lines().count(), 3000);
+        assert_eq!((log.len(), screen.len()), (300_000, 300_000));
     }
 
     #[tokio::test]
@@ -339,12 +352,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (log, ready) = (dir.path().join("log"), dir.path().join("ready"));
         let stop = CancellationToken::new();
-        let script = format!(
-            "trap 'echo cleaned; exit 9' TERM; mkfifo {0}.fifo; touch {0}; while :; do read x < {0}.fifo; done",
-            ready.display()
-        );
+        let script = format!("trap 'echo cleaned; kill $!; exit 9' TERM; sleep 1000 & touch {}; wait", ready.display());
         let words = sh(&script);
-        let running = run(&words, &[], Some(&log), &stop);
+        let running = run_on(tokio::io::sink(), &words, &[], Some(&log), &stop);
         let canceller = async {
             while !ready.exists() {
                 tokio::task::yield_now().await;
@@ -359,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_left_behind_does_not_hold_the_task() {
         let started = std::time::Instant::now();
-        let (result, log) = run_logged("sleep 60 & echo done").await;
+        let (result, log, _) = run_logged("sleep 60 & echo done").await;
         result.unwrap();
         assert_eq!(log, "done\n");
         assert!(started.elapsed() < Duration::from_secs(30));

@@ -36,7 +36,6 @@
 //! - Importers can wait for the tasks they take inputs from ([`Options::importers_wait`], off by default).
 //! - Sizes, nesting and alias expansion are bounded: [`package::MAX_BYTES`], [`MAX_DEPTH`],
 //!   [`package::yaml::MAX_NODES`].
-//! - Unquoted dates in YAML stay text (upstream's decoder turns them into timestamps; the SDK quotes them).
 
 pub mod check;
 pub mod cli;

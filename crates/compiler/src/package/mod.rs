@@ -1,6 +1,8 @@
 //! A pipeline as uploaded: which documents of the file are the pipeline spec and the platform spec.
 
 mod archive;
+mod emit;
+mod scalar;
 pub mod yaml;
 
 use kfp_core::ir::{self, Unknown};

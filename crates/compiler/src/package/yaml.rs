@@ -1,72 +1,234 @@
-//! YAML and JSON documents as JSON values, with bounds on what aliases may expand to; and the way back.
+//! YAML and JSON documents as JSON values, with bounds on size and on what aliases may expand to; and the way back.
+//!
+//! Scalars are read as upstream's decoder (Go's yaml.v3) reads them, see [`super::scalar`]. The parser delivers
+//! events one by one, so nesting is cut off while reading.
 
-use std::{cell::Cell, fmt};
+use std::{cell::Cell, collections::HashMap, fmt};
 
+use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::archive::MAX_BYTES;
+use super::scalar;
 
 /// Most values (scalars, lists, maps and keys) in one file, aliases expanded.
 pub const MAX_NODES: usize = 2_000_000;
 /// Most bytes of text in one file, aliases expanded.
 pub const MAX_TEXT: usize = 2 * MAX_BYTES;
-/// Most characters that may begin a YAML token. The parser holds a whole document's tokens, so this bounds memory.
-const MAX_MARKS: usize = 8_000_000;
+/// Deepest nesting of lists and maps in a document.
+pub const MAX_NESTING: usize = 100;
+/// Most characters that may begin a YAML token; the parser may have to look far ahead, so this bounds memory.
+const MAX_MARKS: usize = 4_000_000;
 
 /// The documents of `bytes`, empty ones as null.
 ///
 /// # Errors
 /// A syntax error with its place, or the name of the bound that was passed.
 pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
-    let marks = bytes.iter().filter(|b| matches!(b, b'\n' | b',' | b'[' | b'{' | b':' | b'-')).count();
+    let marks = bytes.iter().filter(|b| matches!(b, b'\n' | b',' | b'[' | b'{' | b':')).count();
     if marks > MAX_MARKS {
         return Err(format!("more than {MAX_MARKS} tokens"));
     }
-    let budget = Budget { nodes: Cell::new(MAX_NODES), text: Cell::new(MAX_TEXT) };
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
-        // JSON is YAML, but not to every YAML parser (tabs), and this one is faster.
+        // JSON is YAML but for some escapes, and this is faster.
+        let budget = Budget::new();
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        match Tree(&budget).deserialize(&mut json).and_then(|value| json.end().map(|()| value)) {
+        match Json(&budget).deserialize(&mut json).and_then(|value| json.end().map(|()| value)) {
             Ok(value) => return Ok(vec![value]),
             Err(error) if error.is_data() => return Err(error.to_string()),
             Err(_) => {}
         }
     }
-    let budget = Budget { nodes: Cell::new(MAX_NODES), text: Cell::new(MAX_TEXT) };
-    serde_norway::Deserializer::from_slice(bytes)
-        .map(|document| Tree(&budget).deserialize(document).map_err(|e| e.to_string()))
-        .collect()
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8: {e}"))?;
+    let mut reader = Reader { parser: Parser::new_from_str(text), budget: Budget::new(), anchors: HashMap::new() };
+    reader.documents()
 }
 
+/// What may still be read.
 struct Budget {
     nodes: Cell<usize>,
     text: Cell<usize>,
 }
 
 impl Budget {
-    fn node<E: serde::de::Error>(&self) -> Result<(), E> {
-        let left = self.nodes.get().checked_sub(1).ok_or_else(|| E::custom(format!("more than {MAX_NODES} values")))?;
-        self.nodes.set(left);
-        Ok(())
+    fn new() -> Self {
+        Self { nodes: Cell::new(MAX_NODES), text: Cell::new(MAX_TEXT) }
     }
 
-    fn text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
-        self.node()?;
-        let left = self
-            .text
-            .get()
-            .checked_sub(text.len())
-            .ok_or_else(|| E::custom(format!("more than {MAX_TEXT} bytes of text")))?;
+    fn take(&self, nodes: usize, text: usize) -> Result<(), String> {
+        let left = self.nodes.get().checked_sub(nodes).ok_or_else(|| format!("more than {MAX_NODES} values"))?;
+        self.nodes.set(left);
+        let left = self.text.get().checked_sub(text).ok_or_else(|| format!("more than {MAX_TEXT} bytes of text"))?;
         self.text.set(left);
         Ok(())
     }
+
+    fn used(&self) -> (usize, usize) {
+        (MAX_NODES - self.nodes.get(), MAX_TEXT - self.text.get())
+    }
 }
 
-#[derive(Clone, Copy)]
-struct Tree<'a>(&'a Budget);
+/// An anchored value and what it costs to repeat it.
+struct Anchored {
+    value: Value,
+    nodes: usize,
+    text: usize,
+}
 
-impl<'de> DeserializeSeed<'de> for Tree<'_> {
+struct Reader<'a> {
+    parser: Parser<'a, StrInput<'a>>,
+    budget: Budget,
+    anchors: HashMap<usize, Anchored>,
+}
+
+impl<'a> Reader<'a> {
+    fn documents(&mut self) -> Result<Vec<Value>, String> {
+        let mut out = Vec::new();
+        loop {
+            match self.next()? {
+                Event::StreamEnd => return Ok(out),
+                Event::DocumentStart(_) => {
+                    self.anchors.clear();
+                    let first = self.next()?;
+                    out.push(match first {
+                        Event::DocumentEnd => Value::Null,
+                        event => self.value(event, 0)?.0,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Event<'a>, String> {
+        match self.parser.next_event() {
+            Some(Ok((event, _))) => Ok(event),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Ok(Event::StreamEnd),
+        }
+    }
+
+    /// The value that begins with `event`, and whether it is a plain scalar.
+    fn value(&mut self, event: Event<'a>, depth: usize) -> Result<(Value, bool), String> {
+        if depth > MAX_NESTING {
+            return Err(format!("lists and maps are nested more than {MAX_NESTING} deep"));
+        }
+        let before = self.budget.used();
+        let (value, anchor, plain) = match event {
+            Event::Alias(id) => {
+                let found = self.anchors.get(&id).ok_or("an alias refers to the value it is part of")?;
+                self.budget.take(found.nodes, found.text)?;
+                return Ok((found.value.clone(), false));
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                self.budget.take(1, text.len())?;
+                let plain = style == ScalarStyle::Plain;
+                (scalar_value(&text, plain, tag.as_deref())?, anchor, plain)
+            }
+            Event::SequenceStart(anchor, _) => {
+                self.budget.take(1, 0)?;
+                (self.list(depth)?, anchor, false)
+            }
+            Event::MappingStart(anchor, _) => {
+                self.budget.take(1, 0)?;
+                (self.map(depth)?, anchor, false)
+            }
+            other => return Err(format!("unexpected {other:?}")),
+        };
+        if anchor != 0 {
+            let after = self.budget.used();
+            let (nodes, text) = (after.0 - before.0, after.1 - before.1);
+            self.budget.take(nodes, text)?;
+            self.anchors.insert(anchor, Anchored { value: value.clone(), nodes, text });
+        }
+        Ok((value, plain))
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value, String> {
+        let mut out = Vec::new();
+        loop {
+            match self.next()? {
+                Event::SequenceEnd => return Ok(Value::Array(out)),
+                event => out.push(self.value(event, depth + 1)?.0),
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Value, String> {
+        let mut out = Map::new();
+        let mut merged = None;
+        loop {
+            let event = self.next()?;
+            if event == Event::MappingEnd {
+                break;
+            }
+            let (key, plain) = self.value(event, depth + 1)?;
+            let Value::String(key) = key else {
+                return Err(format!("mapping key {key} is not a string"));
+            };
+            let event = self.next()?;
+            let (value, _) = self.value(event, depth + 1)?;
+            if key == "<<" && plain {
+                merged = Some(value);
+            } else if out.contains_key(&key) {
+                return Err(format!("mapping key {key:?} already defined"));
+            } else {
+                out.insert(key, value);
+            }
+        }
+        match merged {
+            None => {}
+            Some(Value::Array(sources)) => sources.into_iter().try_for_each(|source| merge_into(&mut out, source))?,
+            Some(source) => merge_into(&mut out, source)?,
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+fn merge_into(out: &mut Map<String, Value>, source: Value) -> Result<(), String> {
+    let Value::Object(source) = source else {
+        return Err("map merge requires map or sequence of maps as the value".into());
+    };
+    for (key, value) in source {
+        out.entry(key).or_insert(value);
+    }
+    Ok(())
+}
+
+fn scalar_value(text: &str, plain: bool, tag: Option<&Tag>) -> Result<Value, String> {
+    let wanted = match tag {
+        Some(tag) if tag.is_yaml_core_schema() => tag.suffix.as_str(),
+        Some(tag) if tag.handle == "!" && tag.suffix.is_empty() => "str",
+        _ => "",
+    };
+    let value = match wanted {
+        "str" => Value::from(text),
+        "null" | "bool" | "int" | "float" | "timestamp" => scalar::resolve(text)?,
+        "binary" => return Err("binary values are not supported".into()),
+        _ if plain => scalar::resolve(text)?,
+        _ => Value::from(text),
+    };
+    let fits = match wanted {
+        "null" => value.is_null(),
+        "bool" => value.is_boolean(),
+        "int" | "float" => value.is_number(),
+        _ => true,
+    };
+    if fits { Ok(value) } else { Err(format!("cannot decode {text:?} as a !!{wanted}")) }
+}
+
+/// JSON within the budget, without repeated keys.
+#[derive(Clone, Copy)]
+struct Json<'a>(&'a Budget);
+
+impl Json<'_> {
+    fn take<E: serde::de::Error>(self, text: usize) -> Result<(), E> {
+        self.0.take(1, text).map_err(E::custom)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Json<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -74,56 +236,40 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Tree<'_> {
+impl<'de> Visitor<'de> for Json<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a JSON-compatible value")
+        f.write_str("a JSON value")
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
-        self.0.node().map(|()| Value::Null)
-    }
-
-    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
-        self.visit_unit()
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
+        self.take(0).map(|()| Value::Null)
     }
 
     fn visit_bool<E: serde::de::Error>(self, v: bool) -> Result<Value, E> {
-        self.0.node().map(|()| Value::Bool(v))
+        self.take(0).map(|()| Value::Bool(v))
     }
 
     fn visit_i64<E: serde::de::Error>(self, v: i64) -> Result<Value, E> {
-        self.0.node().map(|()| Value::from(v))
+        self.take(0).map(|()| Value::from(v))
     }
 
     fn visit_u64<E: serde::de::Error>(self, v: u64) -> Result<Value, E> {
-        self.0.node().map(|()| Value::from(v))
-    }
-
-    fn visit_i128<E: serde::de::Error>(self, v: i128) -> Result<Value, E> {
-        self.visit_f64(v as f64)
-    }
-
-    fn visit_u128<E: serde::de::Error>(self, v: u128) -> Result<Value, E> {
-        self.visit_f64(v as f64)
+        self.take(0).map(|()| Value::from(v))
     }
 
     fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
-        self.0.node()?;
-        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("infinity and NaN have no JSON form"))
+        self.take(0)?;
+        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
 
     fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<Value, E> {
-        self.0.text(v).map(|()| Value::from(v))
+        self.take(v.len()).map(|()| Value::from(v))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        self.0.node()?;
+        self.take(0)?;
         let mut out = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
             out.push(item);
@@ -132,148 +278,21 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        self.0.node()?;
+        self.take(0)?;
         let mut out = Map::new();
-        let mut merge = None;
-        while let Some(key) = entries.next_key_seed(self)? {
-            let Value::String(key) = key else {
-                return Err(A::Error::custom(format!("mapping key {key} is not a string")));
-            };
+        while let Some(key) = entries.next_key::<String>()? {
+            self.take(key.len())?;
             let value = entries.next_value_seed(self)?;
-            if key == "<<" && matches!(value, Value::Object(_) | Value::Array(_)) {
-                merge = Some(value);
-            } else if out.contains_key(&key) {
+            if out.contains_key(&key) {
                 return Err(A::Error::custom(format!("mapping key {key:?} already defined")));
-            } else {
-                out.insert(key, value);
             }
-        }
-        match merge {
-            None => {}
-            Some(Value::Array(sources)) => sources.into_iter().for_each(|source| merge_into(&mut out, source)),
-            Some(source) => merge_into(&mut out, source),
+            out.insert(key, value);
         }
         Ok(Value::Object(out))
     }
-
-    fn visit_enum<A: serde::de::EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
-        // A custom tag; upstream's decoder drops it as well.
-        let (_, value) = tagged.variant::<serde::de::IgnoredAny>()?;
-        serde::de::VariantAccess::newtype_variant_seed(value, self)
-    }
 }
 
-fn merge_into(out: &mut Map<String, Value>, source: Value) {
-    if let Value::Object(source) = source {
-        for (key, value) in source {
-            out.entry(key).or_insert(value);
-        }
-    }
-}
-
-/// `value` as YAML in block style. Strings that any YAML version could read as something else are quoted.
-pub fn to_yaml(value: &Value) -> String {
-    let mut out = String::new();
-    match value {
-        Value::Object(fields) if !fields.is_empty() => block(&mut out, value, 0, false),
-        Value::Array(items) if !items.is_empty() => block(&mut out, value, 0, false),
-        _ => {
-            scalar(&mut out, value);
-            out.push('\n');
-        }
-    }
-    out
-}
-
-fn block(out: &mut String, value: &Value, indent: usize, mut inline: bool) {
-    let pad = |out: &mut String, inline: &mut bool| {
-        if !std::mem::take(inline) {
-            out.extend(std::iter::repeat_n(' ', indent));
-        }
-    };
-    match value {
-        Value::Object(fields) => {
-            for (key, item) in fields {
-                pad(out, &mut inline);
-                text(out, key);
-                out.push(':');
-                match item {
-                    Value::Object(inner) if !inner.is_empty() => {
-                        out.push('\n');
-                        block(out, item, indent + 2, false);
-                    }
-                    Value::Array(inner) if !inner.is_empty() => {
-                        out.push('\n');
-                        block(out, item, indent, false);
-                    }
-                    _ => {
-                        out.push(' ');
-                        scalar(out, item);
-                        out.push('\n');
-                    }
-                }
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                pad(out, &mut inline);
-                out.push_str("- ");
-                match item {
-                    Value::Object(inner) if !inner.is_empty() => block(out, item, indent + 2, true),
-                    Value::Array(inner) if !inner.is_empty() => block(out, item, indent + 2, true),
-                    _ => {
-                        scalar(out, item);
-                        out.push('\n');
-                    }
-                }
-            }
-        }
-        _ => scalar(out, value),
-    }
-}
-
-fn scalar(out: &mut String, value: &Value) {
-    match value {
-        Value::String(content) => text(out, content),
-        Value::Number(number) if number.is_f64() => {
-            let mut digits = String::new();
-            kfp_core::gojson::write_f64(&mut digits, number.as_f64().unwrap_or_default());
-            // `1e+21` is a string to YAML 1.1 without the dot.
-            match digits.split_once('e') {
-                Some((mantissa, exponent)) if !mantissa.contains('.') => {
-                    out.push_str(&format!("{mantissa}.0e{exponent}"))
-                }
-                _ => out.push_str(&digits),
-            }
-        }
-        other => out.push_str(&other.to_string()),
-    }
-}
-
-fn text(out: &mut String, content: &str) {
-    let word = content.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'));
-    let begins = content.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'/');
-    let reserved =
-        ["y", "n", "yes", "no", "on", "off", "true", "false", "null"].iter().any(|r| content.eq_ignore_ascii_case(r));
-    if word && begins && !reserved {
-        out.push_str(content);
-    } else if content.chars().any(char::is_control) || content.contains(['\u{2028}', '\u{2029}', '\u{feff}', '\u{85}'])
-    {
-        // Double quotes for what needs escapes; YAML understands JSON's.
-        for character in serde_json::Value::from(content).to_string().chars() {
-            match character {
-                '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' => {
-                    out.push_str(&format!("\\u{:04x}", u32::from(character)))
-                }
-                other => out.push(other),
-            }
-        }
-    } else {
-        out.push('\'');
-        out.push_str(&content.replace('\'', "''"));
-        out.push('\'');
-    }
-}
+pub use super::emit::to_yaml;
 
 #[cfg(test)]
 mod tests {

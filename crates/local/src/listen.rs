@@ -6,7 +6,9 @@ use crate::options::Platform;
 
 /// A port that cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("port {port} for {purpose} cannot be used ({reason}); stop what uses it or choose another with --{flag} (0 picks a free one)")]
+#[error(
+    "port {port} for {purpose} cannot be used ({reason}); stop what uses it or choose another with --{flag} (0 picks a free one)"
+)]
 pub struct Error {
     port: u16,
     purpose: &'static str,

@@ -1,2 +1,20 @@
-//! Entry point.
-fn main() {}
+//! kfp-local.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    // Entering namespaces needs a process with a single thread, so this comes first.
+    if let Some(code) = kfp_local_pods::pod_init_main(std::env::args_os()) {
+        std::process::exit(code);
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = kfp_local::parse(&words).unwrap_or_else(|stop| stop.exit());
+    kfp_core::logging::init(command.log_level());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let shutdown = kfp_core::shutdown::on_signal()?;
+        kfp_local::run(command, shutdown).await
+    })?;
+    std::process::exit(code)
+}

@@ -19,6 +19,17 @@ pub enum Command {
     Compile(Vec<String>),
 }
 
+impl Command {
+    /// The log level that the command line asks for.
+    #[must_use]
+    pub fn log_level(&self) -> &str {
+        match self {
+            Self::Up(p) | Self::Demo(p) | Self::Run(p, _) => &p.log_level,
+            Self::Compile(_) => "error",
+        }
+    }
+}
+
 /// A pipeline to run.
 #[derive(Debug, Default)]
 pub struct Submission {
@@ -108,9 +119,7 @@ pub fn parse(words: &[String]) -> Result<Command, Stop> {
         }
         "run" => run(words),
         "compile" => Ok(Command::Compile(words.to_vec())),
-        "version" | "--version" | "-version" => {
-            Err(Stop::Info(format!("kfp-local {}", env!("CARGO_PKG_VERSION"))))
-        }
+        "version" | "--version" | "-version" => Err(Stop::Info(format!("kfp-local {}", env!("CARGO_PKG_VERSION")))),
         "help" | "--help" | "-h" | "-help" => Err(Stop::Info(HELP.to_owned())),
         other => Err(Stop::Wrong(format!("unknown command {other:?}\n\n{HELP}"))),
     }

@@ -60,7 +60,8 @@ pub async fn of_run(channel: Channel, run: &str, artifacts: bool) -> Result<Resu
     let mut executions = Vec::new();
     let mut page = None;
     loop {
-        let options = pb::ListOperationOptions { max_result_size: Some(PAGE), next_page_token: page, ..Default::default() };
+        let options =
+            pb::ListOperationOptions { max_result_size: Some(PAGE), next_page_token: page, ..Default::default() };
         let request =
             pb::GetExecutionsByContextRequest { context_id: Some(id), options: Some(options), ..Default::default() };
         let answer = client.get_executions_by_context(request).await?.into_inner();
@@ -72,8 +73,10 @@ pub async fn of_run(channel: Channel, run: &str, artifacts: bool) -> Result<Resu
     }
     executions.sort_by_key(|e| (e.create_time_since_epoch(), e.id()));
     let names = names(&executions);
-    let tasks: Vec<&pb::Execution> =
-        executions.iter().filter(|e| e.r#type() == "system.ContainerExecution" || e.r#type() == "system.ImporterExecution").collect();
+    let tasks: Vec<&pb::Execution> = executions
+        .iter()
+        .filter(|e| e.r#type() == "system.ContainerExecution" || e.r#type() == "system.ImporterExecution")
+        .collect();
     let mut results = Results::default();
     for execution in &tasks {
         results.tasks.push(Task {
@@ -107,10 +110,12 @@ pub async fn of_run(channel: Channel, run: &str, artifacts: bool) -> Result<Resu
 }
 
 fn describe(task: String, event: &pb::Event, artifact: &pb::Artifact) -> Artifact {
-    let name = event.path.as_ref().and_then(|p| p.steps.iter().find_map(|s| match &s.value {
-        Some(pb::event::path::step::Value::Key(key)) => Some(key.clone()),
-        _ => None,
-    }));
+    let name = event.path.as_ref().and_then(|p| {
+        p.steps.iter().find_map(|s| match &s.value {
+            Some(pb::event::path::step::Value::Key(key)) => Some(key.clone()),
+            _ => None,
+        })
+    });
     let properties = artifact
         .custom_properties
         .iter()
@@ -149,9 +154,9 @@ fn names(executions: &[pb::Execution]) -> BTreeMap<i64, String> {
     };
     let mut names = BTreeMap::new();
     for execution in executions {
-        let label = ["display_name", "task_name"].iter().find_map(|key| {
-            execution.custom_properties.get(*key).and_then(text).filter(|name| !name.is_empty())
-        });
+        let label = ["display_name", "task_name"]
+            .iter()
+            .find_map(|key| execution.custom_properties.get(*key).and_then(text).filter(|name| !name.is_empty()));
         let mut iterations = Vec::new();
         let mut at = Some(execution);
         // A tree by construction; the bound only guards against a damaged database.

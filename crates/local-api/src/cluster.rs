@@ -196,7 +196,7 @@ impl Cluster {
             .flat_map(|table| table.range(ns, start))
             .filter(|(_, entry)| selectors.matches(&entry.object))
             .peekable();
-        while let Some((key, entry)) = found.next() {
+        for (key, entry) in found.by_ref() {
             page.items.push(entry.object.clone());
             last = Some(key.clone());
             if limit.is_some_and(|limit| page.items.len() >= limit) {

@@ -107,10 +107,9 @@ impl ApiError {
         let kind = if r.group.is_empty() { r.kind.to_string() } else { format!("{}.{}", r.kind, r.group) };
         let mut error = Self::on(422, "Invalid", r, name, format!("{kind} \"{name}\" is invalid: {field}: {why}"));
         error.details.insert("kind".into(), r.kind.into());
-        error.details.insert(
-            "causes".into(),
-            json!([{ "reason": "FieldValueInvalid", "message": why, "field": field }]),
-        );
+        error
+            .details
+            .insert("causes".into(), json!([{ "reason": "FieldValueInvalid", "message": why, "field": field }]));
         error
     }
 

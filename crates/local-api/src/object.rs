@@ -128,7 +128,8 @@ pub(crate) fn check_meta(r: &Resource, name: &str, object: &Value) -> Result<(),
                         return Err(ApiError::invalid(r, name, &place, &why));
                     };
                     if field == "labels" {
-                        crate::selector::check_label(key, text).map_err(|why| ApiError::invalid(r, name, &place, &why))?;
+                        crate::selector::check_label(key, text)
+                            .map_err(|why| ApiError::invalid(r, name, &place, &why))?;
                     }
                 }
             }
@@ -157,7 +158,8 @@ pub(crate) fn check_meta(r: &Resource, name: &str, object: &Value) -> Result<(),
 }
 
 fn check_name(r: &Resource, name: &str) -> Result<(), ApiError> {
-    let refuse = |why: String| Err(ApiError::invalid(r, name, "metadata.name", &format!("Invalid value: \"{name}\": {why}")));
+    let refuse =
+        |why: String| Err(ApiError::invalid(r, name, "metadata.name", &format!("Invalid value: \"{name}\": {why}")));
     if r.group == "rbac.authorization.k8s.io" {
         // Role names may contain colons; they only have to be one path segment.
         return if name == "." || name == ".." || name.contains(['/', '%']) {

@@ -61,10 +61,7 @@ impl Registry {
                 ("Age", "date", ".metadata.creationTimestamp"),
             ],
         );
-        columns(
-            resources::SECRETS,
-            &[("Type", "string", ".type"), ("Age", "date", ".metadata.creationTimestamp")],
-        );
+        columns(resources::SECRETS, &[("Type", "string", ".type"), ("Age", "date", ".metadata.creationTimestamp")]);
         for events in [resources::EVENTS, resources::EVENTS_V1] {
             columns(
                 events,

@@ -166,7 +166,9 @@ pub mod resources {
     .cluster();
     /// StorageClasses.
     pub const STORAGE_CLASSES: Resource =
-        Resource::new("storage.k8s.io", "v1", "storageclasses", "storageclass", "StorageClass").short(&["sc"]).cluster();
+        Resource::new("storage.k8s.io", "v1", "storageclasses", "storageclass", "StorageClass")
+            .short(&["sc"])
+            .cluster();
     /// CustomResourceDefinitions; creating one serves its resource.
     pub const CUSTOM_RESOURCE_DEFINITIONS: Resource = Resource::new(
         "apiextensions.k8s.io",
@@ -201,7 +203,9 @@ pub mod resources {
     .custom();
     /// Argo CronWorkflows.
     pub const CRON_WORKFLOWS: Resource =
-        Resource::new(ARGO, "v1alpha1", "cronworkflows", "cronworkflow", "CronWorkflow").short(&["cwf", "cronwf"]).custom();
+        Resource::new(ARGO, "v1alpha1", "cronworkflows", "cronworkflow", "CronWorkflow")
+            .short(&["cwf", "cronwf"])
+            .custom();
     /// Argo WorkflowEventBindings.
     pub const WORKFLOW_EVENT_BINDINGS: Resource =
         Resource::new(ARGO, "v1alpha1", "workfloweventbindings", "workfloweventbinding", "WorkflowEventBinding")
@@ -217,16 +221,11 @@ pub mod resources {
     pub const WORKFLOW_TASK_RESULTS: Resource =
         Resource::new(ARGO, "v1alpha1", "workflowtaskresults", "workflowtaskresult", "WorkflowTaskResult").custom();
     /// Argo WorkflowArtifactGCTasks.
-    pub const WORKFLOW_ARTIFACT_GC_TASKS: Resource = Resource::new(
-        ARGO,
-        "v1alpha1",
-        "workflowartifactgctasks",
-        "workflowartifactgctask",
-        "WorkflowArtifactGCTask",
-    )
-    .short(&["wfat"])
-    .with_status()
-    .custom();
+    pub const WORKFLOW_ARTIFACT_GC_TASKS: Resource =
+        Resource::new(ARGO, "v1alpha1", "workflowartifactgctasks", "workflowartifactgctask", "WorkflowArtifactGCTask")
+            .short(&["wfat"])
+            .with_status()
+            .custom();
 
     /// KFP ScheduledWorkflows. No status subresource.
     pub const SCHEDULED_WORKFLOWS: Resource =

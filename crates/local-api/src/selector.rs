@@ -180,10 +180,14 @@ fn parse_label(part: &str, whole: &str) -> Result<Requirement, ApiError> {
 /// Whether a label may be stored; the message says what is wrong.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), String> {
     if !valid_key(key) {
-        return Err(format!("Invalid value: \"{key}\": a label key is an optional DNS prefix and '/' and a name of at most 63 letters, digits, '-', '_' or '.'"));
+        return Err(format!(
+            "Invalid value: \"{key}\": a label key is an optional DNS prefix and '/' and a name of at most 63 letters, digits, '-', '_' or '.'"
+        ));
     }
     if !valid_value(value) {
-        return Err(format!("Invalid value: \"{value}\": a label value is at most 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit"));
+        return Err(format!(
+            "Invalid value: \"{value}\": a label value is at most 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit"
+        ));
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Rules of single objects: creation, conflicts, status, deletion.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::{config_map, local, owner, pod, version};
-use kfp_local_api::resources::{
-    CONFIG_MAPS, NAMESPACES, NODES, PODS, SCHEDULED_WORKFLOWS, SECRETS, WORKFLOWS,
-};
+use kfp_local_api::resources::{CONFIG_MAPS, NAMESPACES, NODES, PODS, SCHEDULED_WORKFLOWS, SECRETS, WORKFLOWS};
 use kfp_local_api::{ApiError, Cluster, DeleteOptions, Patch, Propagation, Selectors};
 use serde_json::{Value, json};
 
@@ -140,7 +140,8 @@ async fn a_panicking_change_is_an_error_and_the_store_goes_on() {
 #[tokio::test]
 async fn immutable_metadata_stays_and_generation_follows_the_spec() {
     let local = local().await;
-    let made = local.cluster.create(&WORKFLOWS, NS, json!({"metadata": {"name": "w"}, "spec": {"a": 1}})).await.unwrap();
+    let made =
+        local.cluster.create(&WORKFLOWS, NS, json!({"metadata": {"name": "w"}, "spec": {"a": 1}})).await.unwrap();
     let changed = local.cluster.modify(&WORKFLOWS, NS, "w", |object| {
         object["metadata"] = json!({"labels": {"x": "y"}});
         Ok(())
@@ -149,7 +150,8 @@ async fn immutable_metadata_stays_and_generation_follows_the_spec() {
     for field in ["name", "namespace", "uid", "creationTimestamp", "generation"] {
         assert_eq!(changed["metadata"][field], made["metadata"][field], "{field}");
     }
-    let patched = local.cluster.patch(&WORKFLOWS, NS, "w", Patch::Merge(json!({"spec": {"a": 2}})), None).await.unwrap();
+    let patched =
+        local.cluster.patch(&WORKFLOWS, NS, "w", Patch::Merge(json!({"spec": {"a": 2}})), None).await.unwrap();
     assert_eq!(patched["metadata"]["generation"], 2);
 }
 
@@ -190,8 +192,12 @@ async fn apply_creates_and_then_merges() {
 #[tokio::test]
 async fn secrets_keep_string_data_encoded() {
     let local = local().await;
-    let made = local.cluster.create(&SECRETS, NS, json!({"metadata": {"name": "s"}, "stringData": {"a": "x"}})).await.unwrap();
-    assert_eq!((&made["data"]["a"], &made["stringData"], &made["type"]), (&json!("eA=="), &Value::Null, &json!("Opaque")));
+    let made =
+        local.cluster.create(&SECRETS, NS, json!({"metadata": {"name": "s"}, "stringData": {"a": "x"}})).await.unwrap();
+    assert_eq!(
+        (&made["data"]["a"], &made["stringData"], &made["type"]),
+        (&json!("eA=="), &Value::Null, &json!("Opaque"))
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Watches: order, selection, resuming, forgetting.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -111,7 +113,13 @@ async fn list_plus_watch_is_the_state() {
                     0 => drop(cluster.create(&CONFIG_MAPS, NS, config_map(&name)).await),
                     1 => drop(
                         cluster
-                            .patch(&CONFIG_MAPS, NS, &name, Patch::Merge(json!({"data": {"k": format!("{writer}-{round}")}})), None)
+                            .patch(
+                                &CONFIG_MAPS,
+                                NS,
+                                &name,
+                                Patch::Merge(json!({"data": {"k": format!("{writer}-{round}")}})),
+                                None,
+                            )
                             .await,
                     ),
                     _ => drop(cluster.delete(&CONFIG_MAPS, NS, &name, DeleteOptions::default()).await),

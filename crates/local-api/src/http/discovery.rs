@@ -10,8 +10,11 @@ use crate::{Resource, resources};
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// Plural, kind, and whether the path names a namespace.
+type Review = (&'static str, &'static str, bool);
+
 /// Groups that take reviews only.
-const REVIEW_GROUPS: &[(&str, &[(&str, &str, bool)])] = &[
+const REVIEW_GROUPS: &[(&str, &[Review])] = &[
     (
         "authorization.k8s.io",
         &[
@@ -21,7 +24,10 @@ const REVIEW_GROUPS: &[(&str, &[(&str, &str, bool)])] = &[
             ("localsubjectaccessreviews", "LocalSubjectAccessReview", true),
         ],
     ),
-    ("authentication.k8s.io", &[("tokenreviews", "TokenReview", false), ("selfsubjectreviews", "SelfSubjectReview", false)]),
+    (
+        "authentication.k8s.io",
+        &[("tokenreviews", "TokenReview", false), ("selfsubjectreviews", "SelfSubjectReview", false)],
+    ),
 ];
 
 /// The answer to a discovery path.
@@ -158,7 +164,11 @@ mod tests {
         let registry = Registry::built_in();
         for r in resources::ALL {
             let list = resource_list(&registry, r.group, r.version).unwrap();
-            assert!(list["resources"].as_array().unwrap().iter().any(|entry| entry["name"] == r.plural), "{}", r.plural);
+            assert!(
+                list["resources"].as_array().unwrap().iter().any(|entry| entry["name"] == r.plural),
+                "{}",
+                r.plural
+            );
         }
         assert!(resource_list(&registry, "none", "v1").is_none());
     }

@@ -27,7 +27,10 @@ pub(super) async fn read(
     let pod = context.cluster.get(&resources::PODS, namespace, name).await?;
     let container = container(&pod, name, query.text("container"))?;
     let options = options(query)?;
-    let source = context.cluster.log_source().ok_or_else(|| ApiError::not_implemented("reading logs (no pod runner is attached)"))?;
+    let source = context
+        .cluster
+        .log_source()
+        .ok_or_else(|| ApiError::not_implemented("reading logs (no pod runner is attached)"))?;
     let stream = source.logs(namespace, name, &container, options).await?;
     let ended = context.shutdown.clone().cancelled_owned();
     let body = Body::from_stream(stream.take_until(ended));
@@ -55,7 +58,9 @@ fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String, Api
 
 fn options(query: &Query) -> Result<LogOptions, ApiError> {
     let since = match (query.text("sinceTime"), query.number("sinceSeconds")?) {
-        (Some(_), Some(_)) => return Err(ApiError::bad_request("at most one of sinceTime or sinceSeconds may be given")),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request("at most one of sinceTime or sinceSeconds may be given"));
+        }
         (Some(time), None) => Some(
             DateTime::parse_from_rfc3339(time)
                 .map_err(|error| ApiError::bad_request(format!("sinceTime: \"{time}\": {error}")))?

@@ -4,6 +4,7 @@ mod discovery;
 mod logs;
 mod objects;
 mod openapi;
+mod protobuf;
 mod query;
 mod request;
 mod response;

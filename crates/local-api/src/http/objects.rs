@@ -6,6 +6,7 @@ use futures::StreamExt as _;
 use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::protobuf;
 use super::query::Query;
 use super::request::Target;
 use super::response::{Response, status_json};
@@ -118,8 +119,9 @@ impl Request<'_> {
         let Some(asked) = self.query.number("resourceVersion")? else { return Ok(()) };
         let current = self.context.cluster.shared().read().revision;
         if asked > current {
-            let message = format!("Too large resource version: {asked}, current: {current}");
-            return Err(ApiError::new(504, "Timeout", message));
+            // Kubernetes answers 504, on which clients repeat the request as the version may still
+            // arrive. Here it can only be from another data directory: the client has to start over.
+            return Err(ApiError::new(410, "Expired", format!("too large resource version: {asked} ({current})")));
         }
         if self.query.text("resourceVersionMatch") == Some("Exact") && asked != current {
             return Err(ApiError::gone(asked, current));
@@ -170,8 +172,7 @@ impl Request<'_> {
     async fn delete(&self, name: &str, body: Value) -> Result<Response, ApiError> {
         let mut options = self.query.delete_options(&body)?;
         options.dry_run |= self.query.dry_run()?;
-        let Deleted { object, gone } =
-            self.context.cluster.delete_with(&self.r, self.place()?, name, options).await?;
+        let Deleted { object, gone } = self.context.cluster.delete_with(&self.r, self.place()?, name, options).await?;
         if !gone {
             return self.single(StatusCode::OK, &object);
         }
@@ -240,18 +241,27 @@ fn media_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-/// The body as JSON or YAML, null when empty.
+/// The body from JSON, YAML or (for a few kinds) protobuf; null when empty.
 pub(super) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
     let media_type = media_type(headers);
-    if media_type.contains("protobuf") || media_type.contains("cbor") {
-        return Err(ApiError::unsupported_media_type(format!(
-            "the body of the request was in an unknown format ({media_type}) - accepted media types include: \
+    let refuse = |what: &str| {
+        Err(ApiError::unsupported_media_type(format!(
+            "the body of the request was in an unknown format ({what}) - accepted media types include: \
              application/json, application/yaml"
-        )));
+        )))
+    };
+    if media_type.contains("cbor") {
+        return refuse(media_type);
     }
     let bytes = read_bytes(body).await?;
     if bytes.is_empty() {
         Ok(Value::Null)
+    } else if media_type.contains("protobuf") {
+        match protobuf::decode(&bytes) {
+            Ok(value) => Ok(value),
+            Err(protobuf::Refusal::Unknown(kind)) => refuse(&format!("{media_type} for kind {kind}")),
+            Err(protobuf::Refusal::Malformed) => Err(ApiError::bad_request("the body is not valid protobuf")),
+        }
     } else if media_type.ends_with("yaml") {
         parse_yaml(&bytes)
     } else {

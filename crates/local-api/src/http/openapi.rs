@@ -20,7 +20,11 @@ pub(super) fn v2(headers: &HeaderMap) -> Response {
         document.push(u8::try_from(info.len()).unwrap_or(0));
         document.extend(info);
         document.extend([0x42, 0]);
-        return with(StatusCode::OK, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf", Body::from(document));
+        return with(
+            StatusCode::OK,
+            "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+            Body::from(document),
+        );
     }
     json_response(&json!({
         "swagger": "2.0", "info": {"title": "kfp-local", "version": "v1"}, "paths": {}, "definitions": {},
@@ -63,7 +67,8 @@ pub(super) fn v3(context: &Context, rest: &[&str]) -> Option<Value> {
 }
 
 fn operation(r: &Resource) -> Value {
-    let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+    let parameter =
+        |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     json!({
         "operationId": format!("patch{}{}", r.kind, r.version),
         "parameters": [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation"), parameter("force")],

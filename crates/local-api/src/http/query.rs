@@ -27,7 +27,9 @@ impl Query {
         match self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str()) {
             None | Some("false" | "0" | "False" | "f" | "F" | "FALSE") => Ok(false),
             Some("true" | "1" | "True" | "t" | "T" | "TRUE" | "") => Ok(true),
-            Some(other) => Err(ApiError::bad_request(format!("query parameter {key}: \"{other}\" is not true or false"))),
+            Some(other) => {
+                Err(ApiError::bad_request(format!("query parameter {key}: \"{other}\" is not true or false")))
+            }
         }
     }
 
@@ -40,19 +42,18 @@ impl Query {
     }
 
     pub(super) fn selectors(&self) -> Result<Selectors, ApiError> {
-        Selectors::parse(
-            self.text("labelSelector").unwrap_or_default(),
-            self.text("fieldSelector").unwrap_or_default(),
-        )
+        Selectors::parse(self.text("labelSelector").unwrap_or_default(), self.text("fieldSelector").unwrap_or_default())
     }
 
     pub(super) fn dry_run(&self) -> Result<bool, ApiError> {
         match self.text("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => {
-                Err(ApiError::new(422, "Invalid", format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\"")))
-            }
+            Some(other) => Err(ApiError::new(
+                422,
+                "Invalid",
+                format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""),
+            )),
         }
     }
 
@@ -68,7 +69,9 @@ impl Query {
                 return Err(ApiError::new(
                     422,
                     "Invalid",
-                    format!("propagationPolicy: Unsupported value: \"{other}\": supported values: Background, Foreground, Orphan"),
+                    format!(
+                        "propagationPolicy: Unsupported value: \"{other}\": supported values: Background, Foreground, Orphan"
+                    ),
                 ));
             }
         };
@@ -115,7 +118,10 @@ mod tests {
         assert_eq!(query.delete_options(&json!(null)).unwrap().propagation, Propagation::Foreground);
         let body = json!({"propagationPolicy": "Orphan", "preconditions": {"uid": "u"}, "dryRun": ["All"]});
         let options = query.delete_options(&body).unwrap();
-        assert_eq!((options.propagation, options.uid.as_deref(), options.dry_run), (Propagation::Orphan, Some("u"), true));
+        assert_eq!(
+            (options.propagation, options.uid.as_deref(), options.dry_run),
+            (Propagation::Orphan, Some("u"), true)
+        );
         assert!(query.delete_options(&json!({"propagationPolicy": "No"})).is_err());
     }
 }

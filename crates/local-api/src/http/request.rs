@@ -49,7 +49,7 @@ impl Target {
         // `namespaces/NAME/status` is a namespace's subresource, anything else below a namespace is a type.
         let (namespace, rest) = match rest {
             ["namespaces", namespace, inner @ ..]
-                if !inner.is_empty() && !(group.is_empty() && matches!(inner, ["status" | "finalize"])) =>
+                if !(inner.is_empty() || group.is_empty() && matches!(inner, ["status" | "finalize"])) =>
             {
                 (Some((*namespace).to_string()), inner)
             }
@@ -87,7 +87,12 @@ mod tests {
             let parsed = Path::parse(path).unwrap();
             let segments: Vec<&str> = parsed.segments.iter().map(String::as_str).collect();
             Target::locate(&segments, |g, v, p| registry.at(g, v, p)).map(|t| {
-                (t.resource, t.namespace.unwrap_or_default(), t.name.unwrap_or_default(), t.subresource.unwrap_or_default())
+                (
+                    t.resource,
+                    t.namespace.unwrap_or_default(),
+                    t.name.unwrap_or_default(),
+                    t.subresource.unwrap_or_default(),
+                )
             })
         };
         let target = |r: Resource, ns: &str, name: &str, sub: &str| Some((r, ns.into(), name.into(), sub.into()));

@@ -11,7 +11,9 @@ const USER: &str = "kfp-local";
 
 fn find(segments: &[&str]) -> Option<(&'static str, &'static str)> {
     match segments {
-        ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"] => Some(("authorization.k8s.io/v1", "SubjectAccessReview")),
+        ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"] => {
+            Some(("authorization.k8s.io/v1", "SubjectAccessReview"))
+        }
         ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] => {
             Some(("authorization.k8s.io/v1", "SelfSubjectAccessReview"))
         }

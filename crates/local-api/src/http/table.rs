@@ -150,9 +150,7 @@ fn table<'a>(
 ) -> Value {
     let now = Utc::now();
     let pods = *r == resources::PODS;
-    let definition = |name: &str, kind: &str, format: &str, priority: i64| {
-        json!({"name": name, "type": kind, "format": format, "description": "", "priority": priority})
-    };
+    let definition = |name: &str, kind: &str, format: &str, priority: i64| json!({"name": name, "type": kind, "format": format, "description": "", "priority": priority});
     let mut definitions = vec![definition("Name", "string", "name", 0)];
     if pods {
         for (name, kind, priority) in [
@@ -379,11 +377,23 @@ mod tests {
     fn pods_show_their_most_telling_state() {
         for (status, expected) in [
             (json!({"phase": "Running"}), "Running"),
-            (json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"reason": "Error", "exitCode": 1}}}]}), "Error"),
-            (json!({"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed"}}}]}), "Completed"),
-            (json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}), "ExitCode:3"),
+            (
+                json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"reason": "Error", "exitCode": 1}}}]}),
+                "Error",
+            ),
+            (
+                json!({"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed"}}}]}),
+                "Completed",
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}),
+                "ExitCode:3",
+            ),
             (json!({"phase": "Pending", "initContainerStatuses": [{"state": {"running": {}}}]}), "Init:0/1"),
-            (json!({"phase": "Failed", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 2}}}]}), "Init:ExitCode:2"),
+            (
+                json!({"phase": "Failed", "initContainerStatuses": [{"state": {"terminated": {"exitCode": 2}}}]}),
+                "Init:ExitCode:2",
+            ),
             (json!({"phase": "Failed", "reason": "Evicted"}), "Evicted"),
         ] {
             let pod = json!({"metadata": {}, "spec": {"initContainers": [{}], "containers": [{}]}, "status": status});

@@ -83,9 +83,8 @@ fn line(
         Ok(event) => encode(event).map_err(|error| ApiError::internal(format!("cannot encode an event: {error}"))),
         Err(error) => Err(error.clone()),
     };
-    let mut line = encoded.unwrap_or_else(|error| {
-        json!({"type": "ERROR", "object": error.to_status()}).to_string().into_bytes()
-    });
+    let mut line =
+        encoded.unwrap_or_else(|error| json!({"type": "ERROR", "object": error.to_status()}).to_string().into_bytes());
     line.push(b'\n');
     line
 }

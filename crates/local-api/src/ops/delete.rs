@@ -45,9 +45,8 @@ pub(crate) fn delete(
             && Some(wanted.as_str()) != found
         {
             let found = found.unwrap_or_default();
-            let why = format!(
-                "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"
-            );
+            let why =
+                format!("Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}");
             return Err(ApiError::conflict(r, name, &why));
         }
     }

@@ -37,9 +37,7 @@ pub(super) fn default(r: &Resource, object: &mut Value) {
     } else if is(&resources::CUSTOM_RESOURCE_DEFINITIONS) {
         let names = object["spec"]["names"].clone();
         let now = object::now();
-        let condition = |kind: &str, reason: &str, message: &str| {
-            json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now})
-        };
+        let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now});
         let status = json!({
             "acceptedNames": names,
             "conditions": [
@@ -97,7 +95,10 @@ const REQUIRED: &[(&Resource, &[&str])] = &[
     (&resources::CRON_WORKFLOWS, &["spec"]),
     (&resources::SCHEDULED_WORKFLOWS, &["spec", "status"]),
     (&resources::PIPELINE_VERSIONS, &["spec", "spec.pipelineSpec"]),
-    (&resources::CUSTOM_RESOURCE_DEFINITIONS, &["spec", "spec.group", "spec.names.plural", "spec.names.kind", "spec.versions"]),
+    (
+        &resources::CUSTOM_RESOURCE_DEFINITIONS,
+        &["spec", "spec.group", "spec.names.plural", "spec.names.kind", "spec.versions"],
+    ),
 ];
 
 /// Checks an object before it is stored.
@@ -114,11 +115,18 @@ pub(super) fn check(r: &Resource, name: &str, object: &Value) -> Result<(), ApiE
     if (r.group, r.plural) == (resources::PODS.group, resources::PODS.plural) {
         check_containers(r, name, object)?;
     }
-    if (r.group, r.plural) == (resources::CUSTOM_RESOURCE_DEFINITIONS.group, resources::CUSTOM_RESOURCE_DEFINITIONS.plural) {
+    if (r.group, r.plural)
+        == (resources::CUSTOM_RESOURCE_DEFINITIONS.group, resources::CUSTOM_RESOURCE_DEFINITIONS.plural)
+    {
         let part = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let expected = format!("{}.{}", part(&object["spec"]["names"]["plural"]), part(&object["spec"]["group"]));
         if name != expected {
-            return Err(ApiError::invalid(r, name, "metadata.name", &format!("Invalid value: \"{name}\": must be spec.names.plural+\".\"+spec.group")));
+            return Err(ApiError::invalid(
+                r,
+                name,
+                "metadata.name",
+                &format!("Invalid value: \"{name}\": must be spec.names.plural+\".\"+spec.group"),
+            ));
         }
     }
     Ok(())

@@ -7,6 +7,5 @@ mod patch;
 mod strategic;
 mod write;
 
-
 pub(crate) use delete::{Deleted, delete};
 pub(crate) use write::{Scope, WriteOptions, create, modify, patch, seed, update};

@@ -27,7 +27,13 @@ fn list_kind(r: &Resource, field: &str) -> ListKind {
         };
     }
     match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets" | "secrets"
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets"
+        | "secrets"
         | "resourceClaims" => ListKind::Keyed("name"),
         "ports" if r.kind == "Service" => ListKind::Keyed("port"),
         "ports" => ListKind::Keyed("containerPort"),
@@ -234,10 +240,13 @@ mod tests {
         let out = patched(json!({"spec": {"containers": [
             {"name": "main", "image": "new", "env": [{"name": "B", "value": "3"}, {"name": "C", "value": "4"}]},
             {"name": "third"}]}}));
-        assert_eq!(out["spec"]["containers"], json!([
+        assert_eq!(
+            out["spec"]["containers"],
+            json!([
             {"name": "main", "image": "new", "env":
                 [{"name": "A", "value": "1"}, {"name": "B", "value": "3"}, {"name": "C", "value": "4"}]},
-            {"name": "side", "image": "s"}, {"name": "third"}]));
+            {"name": "side", "image": "s"}, {"name": "third"}])
+        );
     }
 
     #[test]

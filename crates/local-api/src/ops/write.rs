@@ -260,7 +260,9 @@ fn in_scope(r: &Resource, old: &Value, new: Value, scope: Scope) -> Value {
     let mut merged = match scope {
         Scope::Status => {
             let mut merged = old.clone();
-            if r.native && let (Some(map), Some(metadata)) = (merged.as_object_mut(), new.get("metadata")) {
+            if r.native
+                && let (Some(map), Some(metadata)) = (merged.as_object_mut(), new.get("metadata"))
+            {
                 // Kubernetes' own kinds let /status change labels and annotations too.
                 map.insert("metadata".into(), metadata.clone());
             }
@@ -317,12 +319,7 @@ fn check_namespace(txn: &Txn<'_>, r: &Resource, namespace: &str, name: &str) -> 
 
 fn draw_name(txn: &Txn<'_>, r: &Resource, namespace: &str, object: &Value) -> Result<String, ApiError> {
     let Some(base) = object::meta(object, "generateName").filter(|base| !base.is_empty()) else {
-        return Err(ApiError::invalid(
-            r,
-            "",
-            "metadata.name",
-            "Required value: name or generateName is required",
-        ));
+        return Err(ApiError::invalid(r, "", "metadata.name", "Required value: name or generateName is required"));
     };
     let mut name = object::generate_name(base);
     for _ in 1..NAME_ATTEMPTS {

@@ -56,19 +56,19 @@ impl Disk {
         use futures::TryStreamExt as _;
         let dir = self.dir.clone();
         let database = |source| Error::Database { dir: dir.clone(), source };
-        let revision: Option<i64> =
-            sqlx::query_scalar("SELECT value FROM revision").fetch_optional(&mut self.connection).await.map_err(database)?;
+        let revision: Option<i64> = sqlx::query_scalar("SELECT value FROM revision")
+            .fetch_optional(&mut self.connection)
+            .await
+            .map_err(database)?;
         let mut state = State::new(revision.map_or(0, |r| u64::try_from(r).unwrap_or(0)), Registry::built_in());
-        let mut rows = sqlx::query("SELECT api_group, plural, namespace, name, body FROM objects").fetch(&mut self.connection);
+        let mut rows =
+            sqlx::query("SELECT api_group, plural, namespace, name, body FROM objects").fetch(&mut self.connection);
         while let Some(row) = rows.try_next().await.map_err(database)? {
             let text = |column: usize| row.try_get::<&str, _>(column).map_err(database);
             let (group, plural, namespace, name, body) = (text(0)?, text(1)?, text(2)?, text(3)?, text(4)?);
-            let object: Value = serde_json::from_str(body).map_err(|source| Error::Corrupt {
-                key: format!("{plural}.{group}/{namespace}/{name}"),
-                source,
-            })?;
-            let key =
-                Key { table: (intern(group), intern(plural)), namespace: namespace.into(), name: name.into() };
+            let object: Value = serde_json::from_str(body)
+                .map_err(|source| Error::Corrupt { key: format!("{plural}.{group}/{namespace}/{name}"), source })?;
+            let key = Key { table: (intern(group), intern(plural)), namespace: namespace.into(), name: name.into() };
             let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
             if key.table == (crd.group, crd.plural) {
                 state.registry.define(&object);
@@ -124,12 +124,10 @@ impl Disk {
         }
         for chunk in chunks(&deletes) {
             let values = vec!["(?,?,?,?)"; chunk.len()].join(",");
-            let sql =
-                format!("DELETE FROM objects WHERE (api_group, plural, namespace, name) IN (VALUES {values})");
+            let sql = format!("DELETE FROM objects WHERE (api_group, plural, namespace, name) IN (VALUES {values})");
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for key in chunk {
-                query =
-                    query.bind(key.table.0).bind(key.table.1).bind(key.namespace.clone()).bind(key.name.clone());
+                query = query.bind(key.table.0).bind(key.table.1).bind(key.namespace.clone()).bind(key.name.clone());
             }
             query.execute(&mut self.connection).await?;
         }

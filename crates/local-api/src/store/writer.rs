@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::history::{Change, Event};
 use super::txn::{Overlay, Txn};
-use super::{Disk, DirLock, State};
-use crate::resource::resources;
+use super::{DirLock, Disk, State};
 use crate::ApiError;
+use crate::resource::resources;
 
 /// Most writes in one transaction: bounds how long the first of them waits for the last.
 const BATCH: usize = 256;

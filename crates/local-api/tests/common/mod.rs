@@ -1,5 +1,5 @@
 //! A cluster in a directory of its own, in process and over HTTP.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 

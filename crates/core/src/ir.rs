@@ -1,8 +1,10 @@
 //! Pipeline-spec messages to and from canonical proto3 JSON, and `google.protobuf.Value` to and from JSON values.
 
+mod read;
+mod write;
+
 use kfp_proto::POOL;
 use prost::{Message, Name};
-use prost_reflect::{DeserializeOptions, DynamicMessage, SerializeOptions};
 use prost_types::value::Kind;
 use serde_json::{Map, Number, Value};
 
@@ -32,38 +34,16 @@ pub enum Error {
 /// [`Error::Json`] says which field does not fit.
 pub fn decode<T: Message + Name + Default>(json: &Value, unknown: Unknown) -> Result<T, Error> {
     let descriptor = POOL.get_message_by_name(&T::full_name()).ok_or_else(|| Error::Type(T::full_name()))?;
-    let options = DeserializeOptions::new().deny_unknown_fields(unknown == Unknown::Reject);
-    let message =
-        DynamicMessage::deserialize_with_options(descriptor, json, &options).map_err(|e| Error::Json(e.to_string()))?;
-    message.transcode_to().map_err(|e| Error::Json(e.to_string()))
+    let bytes = read::message(&descriptor, json, unknown)?;
+    // What can still go wrong is nesting: prost stops at a hundred messages, three for each level of a Struct.
+    T::decode(bytes.as_slice()).map_err(|e| Error::Json(e.to_string()))
 }
 
 /// Writes canonical proto3 JSON: lowerCamelCase names, fields without presence omitted when zero, enums by name,
-/// 64-bit integers as strings, integral doubles as integers.
+/// 64-bit integers as strings, integral doubles as integers. A value nested deeper than prost accepts becomes null.
 pub fn encode<T: Message + Name>(message: &T) -> Value {
     let Some(descriptor) = POOL.get_message_by_name(&T::full_name()) else { return Value::Null };
-    let mut dynamic = DynamicMessage::new(descriptor);
-    let mut value = match dynamic.merge(message.encode_to_vec().as_slice()) {
-        Ok(()) => {
-            dynamic.serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new()).unwrap_or_default()
-        }
-        Err(_) => Value::Null,
-    };
-    integral(&mut value);
-    value
-}
-
-fn integral(value: &mut Value) {
-    match value {
-        Value::Number(number) => {
-            if let Some(double) = number.as_f64().filter(|_| number.is_f64()) {
-                *value = number_of(double);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(integral),
-        Value::Object(fields) => fields.values_mut().for_each(integral),
-        _ => {}
-    }
+    write::message(&descriptor, &message.encode_to_vec()).unwrap_or_default()
 }
 
 /// A double as JSON number; an integer where it is one (but `-0` stays), `null` where JSON has no such number.
@@ -159,6 +139,145 @@ mod tests {
         let given = json!({"name": "m", "metadata": {"a": 1.0, "b": [true, null, "x"], "c": {}}});
         let artifact: RuntimeArtifact = decode(&given, Unknown::Reject).unwrap();
         assert_eq!(encode(&artifact), json!({"name": "m", "metadata": {"a": 1, "b": [true, null, "x"], "c": {}}}));
+    }
+
+    #[test]
+    fn errors_carry_the_path() {
+        for (given, want) in [
+            (
+                json!({"root": {"dag": {"tasks": {"a-task": {"inputs": {"nope": 1}}}}}}),
+                "root.dag.tasks.a-task.inputs: unknown field \"nope\"",
+            ),
+            (json!({"pipelineInfo": {"name": 3}}), "pipelineInfo.name: expected a string, got a number"),
+            (json!({"components": []}), "components: expected an object, got a list"),
+            (
+                json!({"root": {"inputDefinitions": {"parameters": {"p": {"parameterType": "X"}}}}}),
+                "root.inputDefinitions.parameters.p.parameterType: \"X\" is not a value of ParameterTypeEnum",
+            ),
+            (json!({"root": {"dag": {}, "executorLabel": "e"}}), "root.dag: cannot be given beside \"executorLabel\""),
+            (json!({"sdkVersion": "a", "sdk_version": "b"}), "sdk_version: the field is given twice"),
+            (json!([]), "expected an object, got a list"),
+            (
+                json!({"root": {"dag": {"tasks": {"t": {"dependentTasks": ["a", 1]}}}}}),
+                "root.dag.tasks.t.dependentTasks.1: expected a string, got a number",
+            ),
+        ] {
+            assert_eq!(decode::<PipelineSpec>(&given, Unknown::Reject).unwrap_err().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_in_all_their_forms() {
+        use kfp_proto::ml_pipelines::PipelineJob;
+        let spec: PipelineTaskSpec = decode(
+            &json!({"retryPolicy": {"maxRetryCount": "3", "backoffFactor": "1.5", "backoffDuration": "1.5s"}, "iteratorPolicy": {"parallelismLimit": 2.0}}),
+            Unknown::Reject,
+        )
+        .unwrap();
+        assert_eq!(
+            encode(&spec),
+            json!({"retryPolicy": {"maxRetryCount": 3, "backoffFactor": 1.5, "backoffDuration": "1.500s"}, "iteratorPolicy": {"parallelismLimit": 2}})
+        );
+        for wrong in [json!(1.5), json!("x"), json!(1_u64 << 40), json!(null).take(), json!([])] {
+            let given = json!({"retryPolicy": {"maxRetryCount": wrong}});
+            assert_eq!(decode::<PipelineTaskSpec>(&given, Unknown::Reject).is_ok(), wrong.is_null(), "{wrong}");
+        }
+        let job: PipelineJob = decode(
+            &json!({"labels": {"": "", "a": "b"}, "runtimeConfig": {"parameterValues": {"n": null}}}),
+            Unknown::Reject,
+        )
+        .unwrap();
+        assert_eq!(
+            encode(&job),
+            json!({"labels": {"": "", "a": "b"}, "runtimeConfig": {"parameterValues": {"n": null}}})
+        );
+    }
+
+    #[test]
+    fn deep_values_end_in_an_error() {
+        let mut deep = json!(1);
+        for _ in 0..90 {
+            deep = json!([deep]);
+        }
+        let given = json!({"metadata": {"a": deep}});
+        assert!(decode::<RuntimeArtifact>(&given, Unknown::Reject).unwrap_err().to_string().contains("recursion"));
+    }
+
+    mod against_prost_reflect {
+        use super::*;
+        use proptest::prelude::*;
+        use prost_reflect::{DeserializeOptions, DynamicMessage};
+
+        fn any_json() -> impl Strategy<Value = Value> {
+            let keys = [
+                "taskInfo",
+                "name",
+                "inputs",
+                "parameters",
+                "artifacts",
+                "dependentTasks",
+                "cachingOptions",
+                "enableCache",
+                "componentRef",
+                "triggerPolicy",
+                "condition",
+                "strategy",
+                "parameterIterator",
+                "items",
+                "raw",
+                "inputParameter",
+                "retryPolicy",
+                "maxRetryCount",
+                "backoffFactor",
+                "backoffDuration",
+                "runtimeValue",
+                "constant",
+                "intValue",
+                "constantValue",
+                "doubleValue",
+                "runtime_parameter",
+                "bogus",
+            ];
+            let leaf = prop_oneof![
+                Just(Value::Null),
+                any::<bool>().prop_map(Value::from),
+                (-5_i64..5).prop_map(Value::from),
+                any::<f32>().prop_filter("finite", |x| x.is_finite()).prop_map(Value::from),
+                prop::sample::select(vec!["", "a", "7", "1.5", "30s", "ALL_UPSTREAM_TASKS_COMPLETED"])
+                    .prop_map(Value::from),
+            ];
+            leaf.prop_recursive(6, 48, 4, move |inner| {
+                prop_oneof![
+                    1 => prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                    6 => prop::collection::btree_map(prop::sample::select(keys.to_vec()), inner, 0..4)
+                        .prop_map(|m| m.into_iter().map(|(k, v)| (k.to_string(), v)).collect()),
+                ]
+            })
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(2000))]
+            #[test]
+            fn tasks_are_read_and_written_alike(json in any_json()) {
+                let descriptor = POOL.get_message_by_name("ml_pipelines.PipelineTaskSpec").unwrap();
+                for unknown in [Unknown::Reject, Unknown::Ignore] {
+                    let ours = decode::<PipelineTaskSpec>(&json, unknown);
+                    let options = DeserializeOptions::new().deny_unknown_fields(unknown == Unknown::Reject);
+                    if let Ok(theirs) = DynamicMessage::deserialize_with_options(descriptor.clone(), &json, &options) {
+                        let theirs: PipelineTaskSpec = theirs.transcode_to().unwrap();
+                        prop_assert_eq!(ours.as_ref().map_err(ToString::to_string), Ok(&theirs));
+                    }
+                    if let Ok(task) = ours {
+                        let mut dynamic = DynamicMessage::new(descriptor.clone());
+                        dynamic.transcode_from(&task).unwrap();
+                        let theirs = serde_json::to_value(&dynamic).unwrap();
+                        let again: PipelineTaskSpec = decode(&encode(&task), Unknown::Reject).unwrap();
+                        prop_assert_eq!(&again, &task);
+                        prop_assert_eq!(crate::gojson::to_string(&encode(&task)), crate::gojson::to_string(&theirs));
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub async fn list(tx: &mut Tx, kind: Kind, scope: Scope, options: Option<&pb::Li
     }
     let size = usize::try_from(size.min(LARGEST_PAGE)).unwrap_or_default();
     let order = order(options)?;
-    if !options.filter_query().trim().is_empty() {
+    if !options.filter_query().is_empty() {
         let filter = filter::compile(kind, options.filter_query())?;
         joins.push_str(&filter.joins);
         join_params.extend(filter.join_params);

@@ -177,15 +177,13 @@ fn process(
     paths: &Paths,
 ) -> Result<Launch, String> {
     let root = paths.root();
-    let Some(program) = argv.first_mut() else {
+    let Some(program) = argv.first() else {
         return Err(format!(
             "container \"{}\" has no command: processes have no image whose entry point could be used; give the component a command, or run images with --runner podman or docker",
             container.name
         ));
     };
-    if program == "launcher-v2" {
-        *program = kubelet.dirs.launcher().display().to_string();
-    }
+    let own = (program == "launcher-v2").then(|| kubelet.dirs.launcher().display().to_string());
     let host_state = root.join("kfp-home/.kfp-python").join(&container.name);
     let store = python::Store::new(kubelet.dirs.python());
     let config = python::Config {
@@ -222,6 +220,9 @@ fn process(
             }
         }
         cwd = paths.rewrite(&cwd);
+    }
+    if let (Some(own), Some(program)) = (own, argv.first_mut()) {
+        *program = own;
     }
     let spec = Spec {
         namespaces: kubelet.namespaces,

@@ -149,7 +149,7 @@ async fn environment(mode: Isolation) {
     let mut object = pod(
         "p",
         json!({"command": ["sh", "-c",
-        "cat /mnt/deep/cfg/k /data/sec/user; echo; echo $USER_NAME $K; echo kept >/claim/f; cat $KUBECONFIG; \
+        "cat /mnt/deep/cfg/k /data/sec/user; echo; echo $USER_NAME $k; echo kept >/claim/f; cat $KUBECONFIG; \
          test -n \"$KFP_OBJECT_STORE_DIR\" && echo x >$KFP_OBJECT_STORE_DIR/o; hostname; echo \"${SECRET_OF_SERVER:-clean}\""],
         "env": [{"name": "USER_NAME", "valueFrom": {"secretKeyRef": {"name": "s", "key": "user"}}}],
         "envFrom": [{"configMapRef": {"name": "absent", "optional": true}}, {"prefix": "", "configMapRef": {"name": "cm"}}],
@@ -162,7 +162,7 @@ async fn environment(mode: Isolation) {
     let ended = bench.ended("p").await;
     let log = bench.log("p");
     assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}\n{log}");
-    assert!(log.starts_with("from configann\nann \n{}"), "{log}");
+    assert!(log.starts_with("from configann\nann from config\n{}"), "{log}");
     assert!(log.ends_with("clean\n"), "{log}");
     assert_eq!(std::fs::read_to_string(bench.dir.join("data/volumes/kubeflow/c/f")).unwrap(), "kept\n");
     assert_eq!(std::fs::read_to_string(bench.dir.join("data/objects/o")).unwrap(), "x\n");
@@ -171,7 +171,9 @@ async fn environment(mode: Isolation) {
 
 async fn exit_codes(mode: Isolation) {
     let bench = Bench::start(mode).await;
-    for (name, text, code) in [("three", "exit 3", 3), ("killed", "kill -9 $$", 137), ("term", "kill -TERM $$", 143)] {
+    for (name, text, code) in
+        [("three", "exit 3", 3), ("killed", "kill -9 $$$$", 137), ("term", "kill -TERM $$$$", 143)]
+    {
         let (ended, _) = bench.sh(name, text).await;
         assert_eq!((exit_code(&ended), ended["status"]["phase"].as_str()), (Some(code), Some("Failed")), "{ended:#}");
         assert_eq!(ended["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "Error");
@@ -366,7 +368,8 @@ async fn nothing_outside_can_be_written() {
     let text = "for d in /usr /etc /var /home /root /opt; do touch $d/kfp-was-here 2>/dev/null && echo wrote $d; done; touch /new && echo own; ls -A $(dirname $KFP_OBJECT_STORE_DIR)";
     let (_, log) = bench.sh("p", text).await;
     assert_eq!(log, "own\nobjects\npod-shared\npython\n");
-    let (_, log) = bench.sh("ps", "echo $$; readlink /proc/self/ns/pid >/dev/null && ls -d /proc/[0-9]* | wc -l").await;
+    let (_, log) =
+        bench.sh("ps", "echo $$$$; readlink /proc/self/ns/pid >/dev/null && ls -d /proc/[0-9]* | wc -l").await;
     let mut lines = log.lines();
     assert_eq!(lines.next(), Some("2"));
     assert!(lines.next().unwrap().parse::<u32>().unwrap() < 10, "{log}");

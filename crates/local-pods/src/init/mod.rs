@@ -28,7 +28,7 @@ use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use mounts::remount_writable;
@@ -159,7 +159,7 @@ fn outer_plain(spec: &Spec) -> Step<i32> {
     prctl::set_child_subreaper(true).map_err(failed("become the reaper"))?;
     enter_directory(spec)?;
     let mask = reap::block().map_err(failed("block signals"))?;
-    let child = start(&spec.argv, Some(&spec.env)).map_err(|e| start_error(&spec.argv, &e))?;
+    let child = start(&mask, &spec.argv, Some(&spec.env)).map_err(|e| start_error(&spec.argv, &e))?;
     let server = spec.server;
     let code = reap::supervise(&mask, child, true, || parent_id() != server);
     reap::kill_descendants();
@@ -178,7 +178,7 @@ fn inner(argv: &[OsString]) -> i32 {
     let argv: Vec<String> = argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     let started = reap::block()
         .map_err(failed("block signals"))
-        .and_then(|mask| start(&argv, None).map(|child| (mask, child)).map_err(|e| start_error(&argv, &e)));
+        .and_then(|mask| start(&mask, &argv, None).map(|child| (mask, child)).map_err(|e| start_error(&argv, &e)));
     let result = started.and_then(|(mask, child)| {
         reap::supervise(&mask, child, true, || false).map_err(failed("wait for the container"))
     });
@@ -188,7 +188,9 @@ fn inner(argv: &[OsString]) -> i32 {
     })
 }
 
-fn start(argv: &[String], env: Option<&[(String, String)]>) -> std::io::Result<u32> {
+/// A child inherits the mask, so the signals are let through while it starts. One that arrives just
+/// then is lost on process 1 and ends another supervisor; the server follows with SIGKILL.
+fn start(mask: &SigSet, argv: &[String], env: Option<&[(String, String)]>) -> std::io::Result<u32> {
     let program = argv.first().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     let log = std::io::stdout().as_fd().try_clone_to_owned()?;
     let mut command = Command::new(program);
@@ -196,7 +198,10 @@ fn start(argv: &[String], env: Option<&[(String, String)]>) -> std::io::Result<u
     if let Some(env) = env {
         command.env_clear().envs(env.iter().map(|(k, v)| (k, v)));
     }
-    Ok(command.spawn()?.id())
+    mask.thread_unblock()?;
+    let child = command.spawn();
+    mask.thread_block()?;
+    Ok(child?.id())
 }
 
 fn name_of(argv: &[String]) -> &str {

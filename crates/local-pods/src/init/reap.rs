@@ -11,7 +11,7 @@ const FORWARDED: [Signal; 6] =
 /// Asks the supervisor to kill the command. SIGKILL itself would end only the supervisor.
 pub(crate) const KILL: Signal = Signal::SIGALRM;
 
-/// Keeps the signals of interest pending for [`supervise`]; children start with none blocked.
+/// Keeps the signals of interest pending for [`supervise`].
 pub(super) fn block() -> nix::Result<SigSet> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);

@@ -91,8 +91,7 @@ async fn announce(options: &Options, metadata: &mlmd::Client) -> Result<(Executi
 impl Task<'_> {
     async fn work(&mut self, stop: &CancellationToken) -> Result<Results, Error> {
         let session = Session::from_json(self.run.store_session_info()).map_err(Error::Session)?;
-        let authority =
-            |source| Error::Download { name: "(any)".into(), uri: self.options.ca_cert_path.clone(), source };
+        let authority = |source| Error::Opener(Box::new(source));
         let opener = opener(self.options).map_err(authority)?;
         self.stores = Stores::new(opener, self.run.pipeline_root(), session);
         self.number_logs().await;
@@ -196,8 +195,11 @@ impl Task<'_> {
             return Ok(());
         }
         let fetched = self.stores.download(&artifact.uri, &path).await;
-        let fetched =
-            fetched.map_err(|source| Error::Download { name: name.to_owned(), uri: artifact.uri.clone(), source })?;
+        let fetched = fetched.map_err(|source| Error::Download {
+            name: name.to_owned(),
+            uri: artifact.uri.clone(),
+            source: Box::new(source),
+        })?;
         if fetched.files == 0 {
             tracing::warn!(input = name, uri = artifact.uri, "nothing is stored there, the input will be missing");
         }
@@ -231,7 +233,7 @@ impl Task<'_> {
                 }
                 Err(source) => {
                     let (name, uri) = (name.to_owned(), artifact.uri.clone());
-                    return Err(Error::Upload { name, path, uri, source });
+                    return Err(Error::Upload { name, path, uri, source: Box::new(source) });
                 }
             },
         }

@@ -53,6 +53,9 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+    /// Object stores cannot be reached as the options say.
+    #[error(transparent)]
+    Opener(Box<objects::Error>),
     /// An input could not be fetched.
     #[error("failed to download input artifact {name:?} from {uri}: {source}")]
     Download {
@@ -61,7 +64,7 @@ pub enum Error {
         /// Where it is stored.
         uri: String,
         /// The cause.
-        source: objects::Error,
+        source: Box<objects::Error>,
     },
     /// The launcher was stopped before the user's program ran.
     #[error("the task was stopped before its command was started")]
@@ -82,7 +85,7 @@ pub enum Error {
         /// Where it should go.
         uri: String,
         /// The cause.
-        source: objects::Error,
+        source: Box<objects::Error>,
     },
     /// An artifact's type has no name.
     #[error("artifact {name:?}: {reason}")]

@@ -168,7 +168,7 @@ impl Importer<'_> {
         let Some(path) = workspace_path(uri).map(|path| Paths::new(self.options.root.clone()).place(path)) else {
             return Err(Error::Importer(format!("{uri} cannot be downloaded to the workspace")));
         };
-        let failed = |source| Error::Download { name: name.to_owned(), uri: uri.to_owned(), source };
+        let failed = |source| Error::Download { name: name.to_owned(), uri: uri.to_owned(), source: Box::new(source) };
         let session = match self.options.object_store_dir {
             Some(_) => None,
             None => self.provider_session(uri).await,

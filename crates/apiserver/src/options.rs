@@ -129,10 +129,10 @@ impl Options {
         if !values.text("sampleconfig").is_empty() {
             tracing::warn!(file = %values.text("sampleconfig"), "loading samples is not supported yet; none are loaded");
         }
-        let config = Config::load(&values.text("config"))?;
+        let config = Config::load(values.text("config"))?;
         let mut options = Self::from_config(&config)?;
-        options.http_address = address("httpPortFlag", &values.text("httpPortFlag"))?;
-        options.grpc_address = address("rpcPortFlag", &values.text("rpcPortFlag"))?;
+        options.http_address = address("httpPortFlag", values.text("httpPortFlag"))?;
+        options.grpc_address = address("rpcPortFlag", values.text("rpcPortFlag"))?;
         Ok(options)
     }
 

@@ -40,7 +40,6 @@ struct State {
 }
 
 /// The router of the HTTP port. `rest` serves what has an `google.api.http` annotation.
-#[must_use]
 pub fn router(app: Handle, settings: Settings, rest: Router) -> Router {
     let state = State { app, settings };
     let plain = Router::new()

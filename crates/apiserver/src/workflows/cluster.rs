@@ -130,7 +130,9 @@ impl Cluster {
                 error,
             )
         };
-        let config = kube::Config::infer().await.map_err(|error| failed(error.to_string()))?;
+        let mut config = kube::Config::infer().await.map_err(|error| failed(error.to_string()))?;
+        // The calls below decide for themselves what is worth repeating.
+        config.default_retry = false;
         Ok(Cluster { client: kube::Client::try_from(config).map_err(|error| failed(error.to_string()))? })
     }
 

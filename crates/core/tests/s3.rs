@@ -1,0 +1,214 @@
+//! The S3 client against a small S3 server: signed requests, parts, retries, listings, and bounded memory.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use kfp_core::objects::{Session, Store};
+
+/// Objects by `bucket/key`; large ones are kept as length and checksum only, so that the server does not hold them.
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Bytes>,
+    parts: BTreeMap<u32, (usize, u64)>,
+    completed: Option<(usize, u64)>,
+    largest_part: usize,
+    /// Answers that fail before the next one succeeds.
+    failures: u32,
+    signed: bool,
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|b| u64::from(*b)).sum()
+}
+
+async fn handle(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let query = head.uri.query().unwrap_or_default().to_owned();
+    let key = percent(head.uri.path().trim_start_matches('/'));
+    let mut state = state.lock().unwrap();
+    state.signed |= head.headers.get("authorization").is_some_and(|v| v.to_str().unwrap().contains("Credential=AK/"));
+    let answer = |status: StatusCode, body: String| {
+        Response::builder().status(status).header("etag", "\"e\"").body(Full::from(body)).unwrap()
+    };
+    if state.failures > 0 {
+        state.failures -= 1;
+        return answer(StatusCode::SERVICE_UNAVAILABLE, String::new());
+    }
+    let option = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).map(percent);
+    match (head.method, option("partNumber"), query.as_str()) {
+        (Method::POST, _, "uploads" | "uploads=") => {
+            let xml = "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>";
+            answer(StatusCode::OK, xml.into())
+        }
+        (Method::POST, ..) => {
+            let total = state.parts.values().fold((0, 0), |(n, s), (m, t)| (n + m, s + t));
+            state.completed = Some(total);
+            let xml = "<CompleteMultipartUploadResult><ETag>\"e\"</ETag></CompleteMultipartUploadResult>";
+            answer(StatusCode::OK, xml.into())
+        }
+        (Method::PUT, Some(number), _) => {
+            state.largest_part = state.largest_part.max(body.len());
+            state.parts.insert(number.parse().unwrap(), (body.len(), sum(&body)));
+            answer(StatusCode::OK, String::new())
+        }
+        (Method::PUT, None, _) => {
+            state.objects.insert(key, body);
+            answer(StatusCode::OK, String::new())
+        }
+        (Method::GET, _, query) if query.contains("list-type=2") => {
+            let bucket = key.trim_end_matches('/').to_owned();
+            let prefix = format!("{bucket}/{}", option("prefix").unwrap_or_default());
+            let found = state.objects.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(name, bytes)| {
+                let name = name.strip_prefix(&format!("{bucket}/")).unwrap();
+                let time = "2024-01-01T00:00:00.000Z";
+                let size = bytes.len();
+                format!("<Contents><Key>{name}</Key><LastModified>{time}</LastModified><ETag>\"e\"</ETag><Size>{size}</Size></Contents>")
+            });
+            let xml = format!(
+                "<ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>",
+                found.collect::<String>()
+            );
+            answer(StatusCode::OK, xml)
+        }
+        (Method::GET | Method::HEAD, ..) => match state.objects.get(&key) {
+            Some(bytes) => Response::builder()
+                .header("etag", "\"e\"")
+                .header("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+                .header("content-length", bytes.len())
+                .body(Full::from(bytes.clone()))
+                .unwrap(),
+            None => answer(StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>".into()),
+        },
+        _ => answer(StatusCode::METHOD_NOT_ALLOWED, String::new()),
+    }
+}
+
+fn percent(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8().unwrap().into_owned()
+}
+
+/// A server on a free port, and a store that reaches it through options in the address.
+async fn serve() -> (Arc<Mutex<State>>, Store) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = Arc::new(Mutex::new(State::default()));
+    let shared = state.clone();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let state = shared.clone();
+            let service = service_fn(move |request| {
+                let state = state.clone();
+                async move { Ok::<_, Infallible>(handle(state, request).await) }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+        }
+    });
+    let uri = format!("s3://bucket/root?endpoint={address}&disable_https=true&use_path_style=true&region=here");
+    let session = Session::from_json(r#"{"Provider":"s3","Params":{"fromEnv":"true","maxRetries":"5"}}"#).unwrap();
+    (state, Store::open(&uri, session.as_ref(), None).await.unwrap())
+}
+
+/// Runs the test `name` again in a process of its own whose environment holds the keys; true in that process. (A
+/// process cannot change its own environment safely.)
+fn with_keys(name: &str) -> bool {
+    if std::env::var_os("KFP_TEST_CHILD").is_some() {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("KFP_TEST_CHILD", "1")
+        .env("AWS_ACCESS_KEY_ID", "AK")
+        .env("AWS_SECRET_ACCESS_KEY", "SK")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let ran = output.status.success() && text.contains("1 passed");
+    assert!(ran, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    false
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn objects_and_directories_survive_the_way_and_requests_are_signed() {
+    if !with_keys("objects_and_directories_survive_the_way_and_requests_are_signed") {
+        return;
+    }
+    block_on(async {
+        let (state, store) = serve().await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("up/sub")).unwrap();
+        std::fs::write(dir.path().join("up/a b"), "one").unwrap();
+        std::fs::write(dir.path().join("up/sub/c"), "").unwrap();
+        store.upload(&dir.path().join("up"), "s3://bucket/root/tree").await.unwrap();
+        assert!(state.lock().unwrap().objects.contains_key("bucket/root/tree/a b"));
+        store.download("s3://bucket/root/tree", &dir.path().join("down")).await.unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("down/a b")).unwrap(), "one");
+        assert_eq!(std::fs::read_to_string(dir.path().join("down/sub/c")).unwrap(), "");
+        assert!(store.exists("s3://bucket/root/tree").await.unwrap());
+        assert!(!store.exists("s3://bucket/root/tr").await.unwrap());
+        assert!(store.get_bytes("s3://bucket/root/none").await.unwrap_err().is_missing());
+        assert!(state.lock().unwrap().signed);
+    });
+}
+
+#[test]
+fn overload_is_retried() {
+    if !with_keys("overload_is_retried") {
+        return;
+    }
+    block_on(async {
+        let (state, store) = serve().await;
+        state.lock().unwrap().failures = 2;
+        store.put_bytes("s3://bucket/k", Bytes::from_static(b"v")).await.unwrap();
+        state.lock().unwrap().failures = 2;
+        assert_eq!(store.get_bytes("s3://bucket/k").await.unwrap(), "v");
+        state.lock().unwrap().failures = 100;
+        let error = store.get_bytes("s3://bucket/k").await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot read s3://bucket/k: "), "{error}");
+    });
+}
+
+#[test]
+fn large_files_stream_with_bounded_memory() {
+    if !with_keys("large_files_stream_with_bounded_memory") {
+        return;
+    }
+    block_on(async {
+        let (state, store) = serve().await;
+        let dir = tempfile::tempdir().unwrap();
+        let (file, size) = (dir.path().join("large"), 96 << 20);
+        let mut writer = std::io::BufWriter::new(std::fs::File::create(&file).unwrap());
+        let block: Vec<u8> = (0..65536_u32).map(|i| (i % 253) as u8).collect();
+        for _ in 0..size / block.len() {
+            std::io::Write::write_all(&mut writer, &block).unwrap();
+        }
+        drop(writer);
+        let before = peak_kib();
+        store.upload(&file, "s3://bucket/large").await.unwrap();
+        let grown = peak_kib() - before;
+        let state = state.lock().unwrap();
+        assert_eq!(state.completed, Some((size, sum(&block) * (size / block.len()) as u64)));
+        assert_eq!(state.largest_part, 8 << 20);
+        // Client: parts on their way and the next one. Server, in the same process: the parts that it receives.
+        assert!(grown < 88 << 10, "{grown} KiB");
+    });
+}
+
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kfp_core::ir;
-use kfp_core::mlmd::{self, Execution, NewExecution, Run, RunProperties, State, names};
+use kfp_core::mlmd::{self, Execution, NewExecution, Run, State, names};
 use kfp_proto::ml_metadata::Value as Property;
 use kfp_proto::ml_pipelines::ExecutorInput;
 use kfp_proto::ml_pipelines::parameter_type::ParameterTypeEnum;
@@ -17,8 +17,10 @@ use crate::{Error, Services, dag, kubernetes, outputs, pvc, times};
 /// Drives a container task.
 pub(crate) async fn drive(request: &Request, container: &Container, services: &Services) -> Result<Response, Error> {
     let (metadata, task) = (&services.metadata, &container.task);
-    let run = metadata.ensure_run(&request.run.pipeline_name, &request.run.id, &RunProperties::default()).await?;
-    let parent = metadata.execution(task.dag_execution_id).await?;
+    let (run, parent) = tokio::try_join!(
+        metadata.run(&request.run.pipeline_name, &request.run.id),
+        metadata.execution(task.dag_execution_id)
+    )?;
     let times = times::of(request, task, services).await?;
     let mut resolver = Resolver::new(request, task, metadata, &run, parent, times);
     let inputs = resolver.inputs().await?;

@@ -93,8 +93,10 @@ pub(crate) fn condition(task: &Task, inputs: &Inputs) -> Result<Option<bool>, Er
 /// Drives a DAG within the pipeline.
 pub(crate) async fn nested(request: &Request, task: &Task, services: &Services) -> Result<Response, Error> {
     let metadata = &services.metadata;
-    let run = metadata.ensure_run(&request.run.pipeline_name, &request.run.id, &RunProperties::default()).await?;
-    let parent = metadata.execution(task.dag_execution_id).await?;
+    let (run, parent) = tokio::try_join!(
+        metadata.run(&request.run.pipeline_name, &request.run.id),
+        metadata.execution(task.dag_execution_id)
+    )?;
     let times = times::of(request, task, services).await?;
     let mut inputs = Resolver::new(request, task, metadata, &run, parent, times).inputs().await?;
     let condition = condition(task, &inputs)?;

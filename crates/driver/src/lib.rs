@@ -28,8 +28,11 @@ use kfp_core::{kubeapi, mlmd};
 pub use cache::Cache;
 pub use cel::Error as ExpressionError;
 pub use error::Error;
-pub use options::{DEFAULT_PIPELINE_ROOT, Environment, Options, OutputPaths, Refused};
+pub use options::{DEFAULT_PIPELINE_ROOT, Environment, Options, OutputPaths, Refused, log_level};
 pub use request::{Container, DriverPod, Launcher, Proxies, Request, Response, RunInfo, SecurityDefaults, Task, Work};
+
+/// Environment variable with the largest message to and from the metadata store.
+const MESSAGE_SIZE: &str = "METADATA_GRPC_MESSAGE_SIZE";
 
 /// Connections that a driver uses.
 #[derive(Clone, Debug)]
@@ -58,6 +61,15 @@ impl Services {
             port("mlmd_server_port", &servers.mlmd_server_port, 8080)?,
             tls(servers.metadata_tls_enabled)?.as_ref(),
         )?;
+        let metadata = match std::env::var(MESSAGE_SIZE) {
+            Ok(text) => match text.trim().parse::<usize>() {
+                Ok(bytes) if bytes > 0 => metadata.with_max_message_bytes(bytes),
+                _ => {
+                    return Err(Error::Arguments(format!("{MESSAGE_SIZE}={text:?} is not a positive number of bytes")));
+                }
+            },
+            Err(_) => metadata,
+        };
         let channel = mlmd::channel(
             &servers.ml_pipeline_server_address,
             port("ml_pipeline_server_port", &servers.ml_pipeline_server_port, 8887)?,
@@ -127,4 +139,23 @@ async fn run_options(
     let work = request.work.clone();
     let response = drive(request, services).await?;
     outputs.write(&work, &response, map_path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn wrong_command_lines_fail_within_a_host_and_the_future_may_move_between_threads() {
+        let channel = mlmd::channel("localhost", 1, None).unwrap();
+        let services =
+            Services { metadata: mlmd::Client::new(channel.clone()), cache: Cache::new(channel), kubernetes: None };
+        let environment = Environment::detect();
+        let task = tokio::spawn(async move {
+            let args = vec!["--no_such_flag".to_owned()];
+            run_with(args, &services, &environment, &|path| PathBuf::from(path)).await
+        });
+        let error = task.await.unwrap().unwrap_err().to_string();
+        assert!(error.starts_with("flag provided but not defined: -no_such_flag"), "{error}");
+    }
 }

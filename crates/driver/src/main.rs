@@ -6,8 +6,8 @@ use kfp_driver::{Environment, Options, Refused};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    kfp_core::logging::init("info");
-    let words = std::env::args().skip(1);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    kfp_core::logging::init(kfp_driver::log_level(&words));
     let options = match Options::from_args(words, &Environment::detect(), &|path| path.into()) {
         Ok(options) => options,
         Err(Refused::Usage(stop)) => stop.exit(),

@@ -116,6 +116,16 @@ fn flags() -> Flags {
         .ignoring_glog()
 }
 
+/// The level of logging that a command line asks for in glog's numbers, to be known before the rest is read.
+#[must_use]
+pub fn log_level(words: &[String]) -> &'static str {
+    let level = flags().parse(words.to_vec()).map(|values| values.text("log_level").to_owned());
+    match level.ok().and_then(|text| text.parse::<i64>().ok()) {
+        Some(4..) => "debug",
+        _ => "info",
+    }
+}
+
 /// Flags that every compiled workflow passes. Older workflows lack some, so their absence only warns.
 const EXPECTED: [&str; 6] =
     ["pipeline_name", "run_id", "run_name", "mlmd_server_address", "mlmd_server_port", "condition_path"];
@@ -189,7 +199,7 @@ impl Options {
                 runtime_config: message("runtime config", values.text("runtime_config"))?,
                 default_pipeline_root: environment.default_pipeline_root.clone(),
             },
-            "DAG" => Work::Dag(task(values)?),
+            "DAG" => Work::Dag(Box::new(task(values)?)),
             "CONTAINER" => Work::Container(Box::new(container(values, environment, &servers)?)),
             other => {
                 return Err(Error::Arguments(format!(
@@ -402,6 +412,13 @@ mod tests {
     }
 
     #[test]
+    fn verbosity_is_glogs() {
+        let level = |words: &[&str]| log_level(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        assert_eq!((level(&[]), level(&["--log_level=4"]), level(&["--log_level", "1"])), ("info", "debug", "info"));
+        assert_eq!(level(&["--nope"]), "info");
+    }
+
+    #[test]
     fn component_may_come_from_a_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), r#"{"executorLabel":"exec"}"#).unwrap();
@@ -443,7 +460,7 @@ mod tests {
             cached_decision: "d".into(),
             pod_spec_patch: String::new(),
         };
-        let dag = Work::Dag(Task::default());
+        let dag = Work::Dag(Box::default());
         let response = Response { execution_id: 7, condition: Some(false), ..Default::default() };
         let owned = |list: &[(&'static str, &str)]| list.iter().map(|(p, t)| (*p, (*t).to_owned())).collect::<Vec<_>>();
         assert_eq!(paths.files(&dag, &response).unwrap(), owned(&[("e", "7"), ("i", "0"), ("c", "false")]));

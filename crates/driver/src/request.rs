@@ -44,7 +44,7 @@ pub enum Work {
         default_pipeline_root: String,
     },
     /// A DAG within the pipeline: sub-pipeline, branch, exit handler, loop, loop iteration.
-    Dag(Task),
+    Dag(Box<Task>),
     /// A container task.
     Container(Box<Container>),
 }

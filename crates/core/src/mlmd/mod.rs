@@ -220,6 +220,13 @@ impl Client {
         Self { inner, types: Arc::default() }
     }
 
+    /// The same client with another limit on the size of messages, in both directions.
+    #[must_use]
+    pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {
+        self.inner = self.inner.max_decoding_message_size(bytes).max_encoding_message_size(bytes);
+        self
+    }
+
     fn known_type(&self, name: &str) -> Option<i64> {
         self.types.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }

@@ -81,6 +81,19 @@ impl Client {
         Ok(Run { pipeline, run })
     }
 
+    /// The contexts of a run that the root driver has recorded; if it has not, they are created without properties.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn run(&self, pipeline: &str, run_id: &str) -> Result<Run, Error> {
+        let found =
+            tokio::try_join!(self.context(names::PIPELINE, pipeline), self.context(names::PIPELINE_RUN, run_id))?;
+        match found {
+            (Some(pipeline), Some(run)) => Ok(Run { pipeline, run }),
+            _ => self.ensure_run(pipeline, run_id, &RunProperties::default()).await,
+        }
+    }
+
     async fn ensure_context(&self, kind: &str, name: &str, properties: &[(&str, &str)]) -> Result<pb::Context, Error> {
         if let Some(found) = self.context(kind, name).await? {
             return Ok(found);

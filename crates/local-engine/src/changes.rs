@@ -23,7 +23,7 @@ impl Changes {
         if !execution.is_done() && execution.status.started_at.is_some() {
             execution.set_condition("PodRunning", running);
         }
-        if !execution.status_changed && !execution.nodes.is_dirty() {
+        if !execution.has_changes() {
             return None;
         }
         execution.status_changed = false;
@@ -50,24 +50,6 @@ impl Changes {
             ];
         }
         Some(changes)
-    }
-
-    /// Adds later changes to these.
-    pub fn merge(&mut self, later: Changes) {
-        self.status.extend(later.status);
-        let known: std::collections::HashMap<String, usize> =
-            self.nodes.iter().enumerate().map(|(at, (id, _))| (id.clone(), at)).collect();
-        for (id, node) in later.nodes {
-            match known.get(&id) {
-                Some(at) => self.nodes[*at].1 = node,
-                None => self.nodes.push((id, node)),
-            }
-        }
-        for (key, value) in later.labels {
-            self.labels.retain(|(old, _)| *old != key);
-            self.labels.push((key, value));
-        }
-        self.last |= later.last;
     }
 
     /// Writes the changes into a Workflow object.
@@ -140,12 +122,8 @@ mod tests {
         let mut changes = Changes::default();
         changes.status.insert("message".into(), Value::Null);
         changes.status.insert("finishedAt".into(), Value::Null);
-        let later = Changes {
-            nodes: vec![("b".into(), json!({"id": "b"}))],
-            labels: vec![(names::LABEL_PHASE, "Running".into())],
-            ..Changes::default()
-        };
-        changes.merge(later);
+        changes.nodes = vec![("b".into(), json!({"id": "b"}))];
+        changes.labels = vec![(names::LABEL_PHASE, "Running".into())];
         changes.write(&mut object);
         assert_eq!(
             object,

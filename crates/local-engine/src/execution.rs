@@ -27,8 +27,10 @@ use std::sync::Arc;
 pub enum Event {
     /// A pod exists or changed.
     Pod(Arc<Value>),
-    /// A pod is gone; the text is its node's identifier.
-    PodDeleted(String),
+    /// A pod is gone: node identifier and name of the pod.
+    PodDeleted(String, String),
+    /// Names of all pods there are, after changes may have been missed.
+    Pods(HashSet<String>),
     /// The API refused a pod for good: node identifier and reason.
     PodRefused(String, String),
     /// A claim exists.
@@ -187,14 +189,16 @@ impl Execution {
         }
         match event {
             Event::Pod(pod) => self.apply_pod(&pod),
-            Event::PodDeleted(id) => {
+            Event::PodDeleted(id, name) => {
                 self.seen_pods.remove(&id);
                 if let Some(index) =
                     self.nodes.by_id(&id).filter(|index| self.nodes[*index].status.kind == NodeType::Pod)
+                    && self.pod_name(&self.nodes[index].status) == name
                 {
                     self.finish(index, NodePhase::Error, "pod deleted");
                 }
             }
+            Event::Pods(names) => self.miss_pods(&names),
             Event::PodRefused(id, why) => {
                 if let Some(index) = self.nodes.by_id(&id) {
                     self.finish(index, NodePhase::Error, &why);
@@ -267,6 +271,21 @@ impl Execution {
         } else {
             status.phase = phase;
             status.message = seen.message;
+        }
+    }
+
+    /// Ends nodes whose pods have vanished unseen. Pods of pending nodes may still be on their way.
+    fn miss_pods(&mut self, names: &HashSet<String>) {
+        for index in self.nodes.indexes() {
+            let status = &self.nodes[index].status;
+            let known = self.seen_pods.contains(&status.id);
+            if known
+                && status.kind == NodeType::Pod
+                && !status.phase.is_fulfilled()
+                && !names.contains(&self.pod_name(status))
+            {
+                self.finish(index, NodePhase::Error, "pod deleted");
+            }
         }
     }
 
@@ -344,6 +363,18 @@ impl Execution {
     /// Everything that changed since the last call, to be written into the Workflow; `None` if nothing did.
     pub fn take_changes(&mut self) -> Option<Changes> {
         Changes::take(self)
+    }
+
+    /// True when [`Execution::take_changes`] would give something.
+    pub fn has_changes(&self) -> bool {
+        self.status_changed || self.nodes.is_dirty()
+    }
+
+    /// Makes the next [`Execution::take_changes`] give everything, after a write that failed.
+    pub fn mark_all_changed(&mut self) {
+        self.status_changed = true;
+        self.labels_changed = true;
+        self.nodes.mark_all();
     }
 
     fn begin(&mut self) {

@@ -6,6 +6,7 @@
 
 mod assess;
 pub mod changes;
+mod controller;
 mod dag;
 mod depends;
 mod evaluate;
@@ -16,6 +17,7 @@ mod loops;
 pub mod model;
 pub mod names;
 mod nodes;
+mod options;
 mod pod;
 mod retry;
 mod steps;
@@ -25,3 +27,6 @@ mod tasks;
 mod validate;
 mod variables;
 mod when;
+
+pub use controller::{Error, run};
+pub use options::Options;

@@ -117,7 +117,6 @@ impl Nodes {
         }
     }
 
-
     /// Indexes of all nodes.
     pub fn indexes(&self) -> std::ops::Range<Index> {
         0..self.list.len()
@@ -222,6 +221,11 @@ impl Nodes {
     /// Takes the indexes of the nodes changed since the last call.
     pub fn take_dirty(&mut self) -> BTreeSet<Index> {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// Marks every node as changed.
+    pub fn mark_all(&mut self) {
+        self.dirty.extend(0..self.list.len());
     }
 
     /// True when a node was changed since the last `take_dirty`.

@@ -205,7 +205,11 @@ impl Execution {
                 self.finish(index, NodePhase::Succeeded, &message);
                 return;
             }
-            match self.after_failure(index, &run, phase, &message) {
+            let next = match (self.after_failure(index, &run, phase, &message), run.not_before) {
+                (Next::At(due), Some(earliest)) => Next::At(due.max(earliest)),
+                (next, _) => next,
+            };
+            match next {
                 Next::Stop(why) => {
                     self.finish(index, phase, &why);
                     return;
@@ -304,7 +308,11 @@ impl Execution {
                 if self.nodes[attempt].status.phase.is_fulfilled() {
                     match known {
                         true => self.wake(index),
-                        false => self.wake_at(self.now + Duration::seconds(1), index),
+                        false => {
+                            let due = self.now + Duration::seconds(1);
+                            run.not_before = Some(due);
+                            self.wake_at(due, index);
+                        }
                     }
                 }
             }

@@ -1,0 +1,410 @@
+//! The shell: feeds the watches of Workflows and pods into executions, and carries out what they ask for.
+//!
+//! One task owns all state. Whatever is ready is taken in as one batch, then every touched execution works once.
+//! API calls run beside it and report back through a channel. The status is written behind the execution: at most
+//! one write per Workflow is under way, and what changes meanwhile goes into the next one. Nothing waits for a
+//! write, because names of pods follow from names of nodes: after a crash the same pods are found again.
+
+mod calls;
+mod objects;
+
+use crate::Options;
+use crate::changes::expiry;
+use crate::execution::{Effect, Event, Execution};
+use calls::{Calls, Report};
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use kfp_core::argo::{Workflow, names};
+use kfp_core::shutdown::{CancellationToken, TaskTracker};
+use kfp_local_api::{ApiError, Cluster, EventKind, Selectors, Watch, WatchEvent, resources};
+use objects::{Key, Steering, text};
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+/// Most events taken in as one batch, so that a flood does not keep the executions from working.
+const BATCH: usize = 512;
+/// A status write that took a time t is followed by a pause of this many times t.
+const WRITE_PAUSE: u32 = 4;
+/// Longest such pause, and longest pause after a failed write.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Shortest pause after a failed write.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Shortest pause before watches are opened again.
+const WATCH_PAUSE: Duration = Duration::from_millis(100);
+/// Longest that the last writes may take when the engine is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the engine cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Workflows or pods cannot be listed.
+    #[error("cannot list {what}: {source}")]
+    List {
+        /// What was to be listed.
+        what: &'static str,
+        /// Why not.
+        source: ApiError,
+    },
+    /// The set of objects is gone.
+    #[error("the cluster has ended its watches")]
+    Closed,
+}
+
+/// Runs the engine until it is told to stop. Executions continue where their written status stands.
+///
+/// # Errors
+/// When Workflows or pods cannot be listed or watched any more.
+pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    let (reports, inbox) = mpsc::unbounded_channel();
+    let tracker = TaskTracker::new();
+    let calls = Calls { cluster: cluster.clone(), reports, tracker: tracker.clone(), shutdown: shutdown.clone() };
+    let mut controller = Controller { calls, active: HashMap::new(), expiring: HashMap::new() };
+    let mut inbox = UnboundedReceiverStream::new(inbox);
+    let namespace = options.namespace.as_deref();
+    let result = loop {
+        let opened = Instant::now();
+        let (pods, workflows) = match controller.open(&cluster, namespace).await {
+            Ok(watches) => watches,
+            Err(error) => break Err(error),
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            () = controller.serve(pods, workflows, &mut inbox) => {}
+        }
+        // A watch ended: too far behind, or the cluster is closing. List again, but never in a tight loop.
+        tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            () = tokio::time::sleep(WATCH_PAUSE.saturating_sub(opened.elapsed())) => {}
+        }
+    };
+    controller.flush();
+    tracker.close();
+    if tokio::time::timeout(STOP_GRACE, tracker.wait()).await.is_err() {
+        tracing::warn!("engine stopped before its last writes were done; they are redone at the next start");
+    }
+    result
+}
+
+/// What comes in.
+enum Input {
+    Pod(Result<WatchEvent, ApiError>),
+    Workflow(Result<WatchEvent, ApiError>),
+    Report(Report),
+    Ended,
+}
+
+/// A Workflow under execution.
+struct Active {
+    execution: Execution,
+    uid: String,
+    steering: Steering,
+    /// A write is under way; it ends the Workflow if true.
+    writing: Option<bool>,
+    /// No write before.
+    not_before: Instant,
+    /// Writes that failed in a row.
+    failures: u32,
+    /// The object as somebody changed it after the execution ended.
+    edited: Option<Arc<Value>>,
+}
+
+struct Controller {
+    calls: Calls,
+    active: HashMap<Key, Active>,
+    expiring: HashMap<Key, (DateTime<Utc>, String)>,
+}
+
+impl Controller {
+    /// Lists everything, brings the executions up to date and opens watches from there.
+    async fn open(&mut self, cluster: &Cluster, namespace: Option<&str>) -> Result<(Watch, Watch), Error> {
+        let list = |what: &'static str| move |source| Error::List { what, source };
+        let all = Selectors::default();
+        let pods = cluster.list(&resources::PODS, namespace, &all).await.map_err(list("pods"))?;
+        let workflows = cluster.list(&resources::WORKFLOWS, namespace, &all).await.map_err(list("workflows"))?;
+        let from = pods.resource_version.min(workflows.resource_version);
+        let present: HashSet<Key> = workflows.items.iter().filter_map(|object| Key::of(object)).collect();
+        self.active.retain(|key, _| present.contains(key));
+        self.expiring.retain(|key, _| present.contains(key));
+        let mut touched = HashSet::new();
+        let live: HashSet<(Key, String)> = pods
+            .items
+            .iter()
+            .filter_map(|pod| Some((Key::of_pod(pod)?, text(pod, "/metadata/name").to_owned())))
+            .collect();
+        for (key, active) in &mut self.active {
+            active.execution.apply(
+                Event::Pods(live.iter().filter(|(of, _)| of == key).map(|(_, name)| name.clone()).collect()),
+                Utc::now(),
+            );
+            touched.insert(key.clone());
+        }
+        for pod in pods.items {
+            self.pod(EventKind::Modified, &pod, &mut touched);
+        }
+        for workflow in workflows.items {
+            self.workflow(EventKind::Modified, &workflow, &mut touched).await;
+        }
+        self.step(touched);
+        let watch = |resource| cluster.watch(resource, namespace, Some(from), Selectors::default());
+        Ok((watch(&resources::PODS), watch(&resources::WORKFLOWS)))
+    }
+
+    /// Takes in what comes until a watch ends.
+    async fn serve(&mut self, pods: Watch, workflows: Watch, inbox: &mut UnboundedReceiverStream<Report>) {
+        let end = || futures::stream::once(async { Input::Ended });
+        let watches =
+            futures::stream::select(pods.map(Input::Pod).chain(end()), workflows.map(Input::Workflow).chain(end()));
+        let mut inputs = std::pin::pin!(futures::stream::select(inbox.map(Input::Report), watches).ready_chunks(BATCH));
+        loop {
+            let wakeup = self.wakeup();
+            let sleep = async {
+                match wakeup {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let batch = tokio::select! {
+                batch = inputs.next() => batch.unwrap_or_default(),
+                () = sleep => Vec::new(),
+            };
+            let mut touched = HashSet::new();
+            let mut ended = false;
+            for input in batch {
+                match input {
+                    Input::Pod(Ok(event)) => self.pod(event.kind, &event.object, &mut touched),
+                    Input::Workflow(Ok(event)) => self.workflow(event.kind, &event.object, &mut touched).await,
+                    Input::Report(report) => self.report(report, &mut touched).await,
+                    Input::Pod(Err(error)) | Input::Workflow(Err(error)) => {
+                        tracing::info!(%error, "watch ended, listing again");
+                        ended = true;
+                    }
+                    Input::Ended => ended = true,
+                }
+            }
+            self.due(&mut touched);
+            self.step(touched);
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// When something has to be done although nothing comes in.
+    fn wakeup(&self) -> Option<Instant> {
+        let now = Utc::now();
+        let instant = |time: DateTime<Utc>| Instant::now() + (time - now).to_std().unwrap_or_default();
+        let timers = self.active.values().filter_map(|active| active.execution.next_wakeup()).map(instant);
+        let writes = self.active.values().filter_map(Active::next_write);
+        let expiring = self.expiring.values().map(|(time, _)| instant(*time));
+        timers.chain(writes).chain(expiring).min()
+    }
+
+    /// Touches executions whose time has come and deletes Workflows that have expired.
+    fn due(&mut self, touched: &mut HashSet<Key>) {
+        let (now, instant) = (Utc::now(), Instant::now());
+        for (key, active) in &self.active {
+            let timer = active.execution.next_wakeup().is_some_and(|time| time <= now);
+            if timer || active.next_write().is_some_and(|time| time <= instant) {
+                touched.insert(key.clone());
+            }
+        }
+        let expired: Vec<Key> =
+            self.expiring.iter().filter(|(_, (time, _))| *time <= now).map(|(key, _)| key.clone()).collect();
+        for key in expired {
+            if let Some((_, uid)) = self.expiring.remove(&key) {
+                self.calls.delete_workflow(key, uid);
+            }
+        }
+    }
+
+    fn pod(&mut self, kind: EventKind, pod: &Arc<Value>, touched: &mut HashSet<Key>) {
+        if kind == EventKind::Bookmark {
+            return;
+        }
+        let Some(key) = Key::of_pod(pod) else { return };
+        let Some(active) = self.active.get_mut(&key).filter(|active| objects::owned_by(pod, &active.uid)) else {
+            return;
+        };
+        let event = match kind {
+            EventKind::Deleted => {
+                Event::PodDeleted(text(pod, objects::NODE_ID).to_owned(), text(pod, "/metadata/name").to_owned())
+            }
+            _ => Event::Pod(pod.clone()),
+        };
+        active.execution.apply(event, Utc::now());
+        touched.insert(key);
+    }
+
+    async fn workflow(&mut self, kind: EventKind, object: &Arc<Value>, touched: &mut HashSet<Key>) {
+        let Some(key) = Key::of(object).filter(|_| kind != EventKind::Bookmark) else { return };
+        let uid = text(object, "/metadata/uid");
+        let deleting = !object["metadata"]["deletionTimestamp"].is_null();
+        if kind == EventKind::Deleted || deleting {
+            if self.active.get(&key).is_some_and(|active| active.uid == uid) {
+                self.active.remove(&key);
+            }
+            self.expiring.remove(&key);
+            return;
+        }
+        let completed = object["metadata"]["labels"][names::LABEL_COMPLETED] == "true";
+        if let Some(active) = self.active.get_mut(&key).filter(|active| active.uid == uid) {
+            if active.execution.is_done() {
+                // Perhaps a retry of the run. Whether it is newer than our last write shows when that is done.
+                if !completed {
+                    active.edited = Some(object.clone());
+                }
+            } else {
+                let steering = Steering::of(object);
+                if steering != active.steering {
+                    active.execution.apply(Event::Edited(Box::new(steering.workflow())), Utc::now());
+                    active.steering = steering;
+                    touched.insert(key);
+                }
+            }
+            return;
+        }
+        if completed {
+            self.expire(key, object);
+            return;
+        }
+        self.expiring.remove(&key);
+        self.take_up(key, object, touched).await;
+    }
+
+    /// Remembers when a finished Workflow is to be deleted.
+    fn expire(&mut self, key: Key, object: &Value) {
+        if object["spec"]["ttlStrategy"].is_null() {
+            return;
+        }
+        let phase = &object["status"]["phase"];
+        let small = serde_json::json!({
+            "spec": {"ttlStrategy": object["spec"]["ttlStrategy"]},
+            "status": {"phase": phase, "finishedAt": object["status"]["finishedAt"]},
+        });
+        if let Some(time) = serde_json::from_value::<Workflow>(small).ok().and_then(|workflow| expiry(&workflow)) {
+            self.expiring.insert(key, (time.0, text(object, "/metadata/uid").to_owned()));
+        }
+    }
+
+    /// Begins or continues the execution of a Workflow.
+    async fn take_up(&mut self, key: Key, object: &Arc<Value>, touched: &mut HashSet<Key>) {
+        let workflow: Workflow = match serde_json::from_value((**object).clone()) {
+            Ok(workflow) => workflow,
+            Err(error) => {
+                tracing::warn!(workflow = %key, %error, "workflow cannot be read");
+                self.calls.reject(key, format!("invalid spec: {error}"));
+                return;
+            }
+        };
+        let uid = workflow.metadata.uid.clone();
+        let mut execution = Execution::new(workflow, Utc::now());
+        let selector = Selectors::labels([(names::LABEL_WORKFLOW, key.name.as_str())]);
+        match self.calls.cluster.list(&resources::PODS, Some(&key.namespace), &selector).await {
+            Ok(pods) => {
+                for pod in pods.items.into_iter().filter(|pod| objects::owned_by(pod, &uid)) {
+                    execution.apply(Event::Pod(pod), Utc::now());
+                }
+            }
+            Err(error) => tracing::warn!(workflow = %key, %error, "cannot list the pods of a workflow"),
+        }
+        tracing::debug!(workflow = %key, "taking up workflow");
+        let active = Active {
+            execution,
+            uid,
+            steering: Steering::of(object),
+            writing: None,
+            not_before: Instant::now(),
+            failures: 0,
+            edited: None,
+        };
+        self.active.insert(key.clone(), active);
+        touched.insert(key);
+    }
+
+    async fn report(&mut self, report: Report, touched: &mut HashSet<Key>) {
+        let Some(active) = self.active.get_mut(&report.key).filter(|active| active.uid == report.uid) else { return };
+        let (result, took) = match report.what {
+            calls::What::Event(event) => {
+                active.execution.apply(event, Utc::now());
+                touched.insert(report.key);
+                return;
+            }
+            calls::What::Written(result, took) => (result, took),
+        };
+        let last = active.writing.take().unwrap_or(false);
+        match result {
+            Ok(object) => {
+                active.failures = 0;
+                active.not_before = Instant::now() + (took * WRITE_PAUSE).min(MAX_PAUSE);
+                if last {
+                    let edited = active.edited.take();
+                    self.active.remove(&report.key);
+                    let newer = edited.filter(|edited| objects::version(edited) > objects::version(&object));
+                    match newer {
+                        Some(edited) => self.take_up(report.key, &edited, touched).await,
+                        None => self.expire(report.key, &object),
+                    }
+                    return;
+                }
+            }
+            Err(error) if error.is_not_found() || error.is_conflict() => {
+                self.active.remove(&report.key);
+                return;
+            }
+            Err(error) => {
+                let pause = (RETRY_PAUSE * 2u32.saturating_pow(active.failures.min(10))).min(MAX_PAUSE);
+                tracing::warn!(workflow = %report.key, %error, ?pause, "cannot write workflow status, trying again");
+                active.failures += 1;
+                active.not_before = Instant::now() + pause;
+                active.execution.mark_all_changed();
+            }
+        }
+        touched.insert(report.key);
+    }
+
+    /// Lets the touched executions work and sends their effects and changes on their way.
+    fn step(&mut self, touched: HashSet<Key>) {
+        for key in touched {
+            let Some(active) = self.active.get_mut(&key) else { continue };
+            for effect in active.execution.run(Utc::now()) {
+                let (key, uid) = (key.clone(), active.uid.clone());
+                match effect {
+                    Effect::CreatePod { node, pod } => self.calls.create_pod(key, uid, node, pod),
+                    Effect::StopPod { name } => self.calls.stop_pod(key, name),
+                    Effect::CreateClaim(claim) => self.calls.create_claim(key, uid, claim),
+                    Effect::DeleteClaim { name } => self.calls.delete_claim(key, name),
+                }
+            }
+            if active.writing.is_none() && active.not_before <= Instant::now() {
+                active.write(&self.calls, &key);
+            }
+        }
+    }
+
+    /// Sends out everything that is not written yet, without pauses.
+    fn flush(&mut self) {
+        for (key, active) in &mut self.active {
+            // One under way writes an older state; writes of one object are carried out in order.
+            active.write(&self.calls, key);
+        }
+    }
+}
+
+impl Active {
+    /// When the next status write may begin, if there is something to write and none is under way.
+    fn next_write(&self) -> Option<Instant> {
+        let unwritten = self.writing.is_none() && self.execution.has_changes();
+        unwritten.then_some(self.not_before)
+    }
+
+    fn write(&mut self, calls: &Calls, key: &Key) {
+        if let Some(changes) = self.execution.take_changes() {
+            self.writing = Some(changes.last);
+            calls.write(key.clone(), self.uid.clone(), changes);
+        }
+    }
+}

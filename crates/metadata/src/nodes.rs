@@ -288,7 +288,7 @@ async fn update(
     kind: Kind,
     given: &Node,
     stored: &mut Node,
-    of: &Type,
+    of: Option<&Type>,
     options: &PutOptions,
 ) -> Outcome<()> {
     let Some(id) = stored.id else { return Err(Failure::internal("a stored node has no id")) };
@@ -308,7 +308,10 @@ async fn update(
         )));
     }
     let mut node = updated(kind, given, stored, options);
-    check_declared(given, &node.properties, of)?;
+    if !node.properties.is_empty() {
+        let of = of.ok_or_else(|| Failure::internal(format!("the type of {} does not exist", stored.label())))?;
+        check_declared(given, &node.properties, of)?;
+    }
     if node == *stored && !options.force_update_time {
         return Ok(());
     }
@@ -347,8 +350,11 @@ pub async fn put(tx: &mut Tx, kind: Kind, nodes: &[Node], options: &PutOptions) 
     let given_ids: Vec<i64> = nodes.iter().filter_map(|node| node.id).collect();
     let stored = by_id(tx, kind, &given_ids).await?;
     let mut stored: BTreeMap<Option<i64>, Node> = stored.into_iter().map(|node| (node.id, node)).collect();
-    let type_ids = nodes.iter().chain(stored.values()).filter_map(|node| node.type_id);
-    let type_ids: Vec<i64> = type_ids.collect();
+    // Types are needed to create nodes and to check declared properties; most updates have none.
+    let creating = nodes.iter().filter(|node| node.id.is_none() || !node.properties.is_empty());
+    let declares = nodes.iter().any(|node| !node.properties.is_empty());
+    let declaring = stored.values().filter(|node| declares || !node.properties.is_empty());
+    let type_ids: Vec<i64> = creating.chain(declaring).filter_map(|node| node.type_id).collect();
     let types = types::by_id(tx, kind, &type_ids).await?;
     let mut ids = Vec::with_capacity(nodes.len());
     for node in nodes {
@@ -359,9 +365,7 @@ pub async fn put(tx: &mut Tx, kind: Kind, nodes: &[Node], options: &PutOptions) 
         let Some(known) = stored.get_mut(&Some(id)) else {
             return Err(Failure::invalid(format!("Cannot find the given id {id}")));
         };
-        let of = known.type_id.and_then(|type_id| types.get(&type_id)).ok_or_else(|| {
-            Failure::internal(format!("the type of {} {id} does not exist", kind.table().to_ascii_lowercase()))
-        })?;
+        let of = known.type_id.and_then(|type_id| types.get(&type_id));
         update(tx, kind, node, known, of, options).await?;
         ids.push(id);
     }

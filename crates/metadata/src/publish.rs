@@ -28,6 +28,11 @@ async fn reuse_artifacts(tx: &mut Tx, artifacts: &mut [Node]) -> Outcome<()> {
 }
 
 async fn put_contexts(tx: &mut Tx, contexts: &[Node], reuse: Reuse) -> Outcome<Vec<i64>> {
+    let complete = |node: &Node| node.id.is_some() && node.type_id.is_some() && node.name.is_some();
+    if !reuse.by_id && contexts.iter().all(complete) {
+        // What drivers and launchers send: one batch.
+        return nodes::put(tx, Kind::Context, contexts, &PutOptions::default()).await;
+    }
     let mut ids = Vec::with_capacity(contexts.len());
     for node in contexts {
         if let (Some(id), true) = (node.id, reuse.by_id) {

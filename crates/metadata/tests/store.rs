@@ -1,4 +1,5 @@
 //! The server as its clients see it: over gRPC and gRPC-Web on a port of its own.
+#![allow(clippy::unwrap_used)] // In helpers of tests a failure is the test's.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

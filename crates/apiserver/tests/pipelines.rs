@@ -170,3 +170,31 @@ async fn unbuilt_and_unknown_paths_are_told_apart() {
     server.post("/apis/v2beta1/pipelines/create", url).await.fails(400, "Pipeline URL validation failed");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn pipelines_are_downloaded_by_url() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let files = axum::Router::new()
+        .route("/p/add.yaml", axum::routing::get(|| async { ADD }))
+        .route("/moved.yaml", axum::routing::get(|| async { axum::response::Redirect::temporary("/p/add.yaml") }));
+    tokio::spawn(async move { axum::serve(listener, files).await.unwrap() });
+    let create = |path: &str| {
+        let body = json!({"pipeline": {"display_name": "by url"},
+                          "pipeline_version": {"package_url": {"pipeline_url": format!("{url}{path}")}}});
+        server.post("/apis/v2beta1/pipelines/create", body)
+    };
+    let made = create("/moved.yaml?x=1").await.ok();
+    create("/nothing.yaml").await.fails(400, "request returned 404 Not Found");
+    let id = made["pipeline_id"].as_str().unwrap();
+    let path = format!("/apis/v2beta1/pipelines/{id}/versions");
+    let version =
+        json!({"pipeline_id": id, "name": "second", "package_url": {"pipeline_url": format!("{url}/p/add.yaml")}});
+    let version = server.post(&path, version).await.ok();
+    assert_eq!(version["package_url"]["pipeline_url"], format!("{url}/p/add.yaml"));
+    assert_eq!(version["pipeline_spec"]["pipelineInfo"]["name"], "add-numbers");
+    assert_eq!(server.get(&path).await.ok()["total_size"], 2);
+    server.stop().await;
+}

@@ -63,7 +63,7 @@ async fn a_schedule_is_created_changed_reported_and_deleted() {
     server.send("POST", "/apis/v2beta1/scheduledworkflows", "application/json", text).await.ok();
     let seen = server.get(&path).await.ok();
     assert_eq!(seen["trigger"], json!({"periodic_schedule": {"interval_second": "60"}}));
-    assert_eq!(seen["runtime_config"]["parameters"], json!({"a": 7.0}));
+    assert_eq!(seen["runtime_config"]["parameters"], json!({"a": 7}));
 
     // A tick through CreateRun is idempotent and takes the stored spec.
     let tick = json!({"display_name": "tick", "recurring_run_id": made["recurring_run_id"],

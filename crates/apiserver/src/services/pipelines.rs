@@ -195,7 +195,9 @@ impl Service {
             .pipeline_version
             .ok_or_else(|| Error::invalid("Failed to create a pipeline version. Pipeline version is nil"))?;
         let url = Self::package_url(&version)?;
-        let (bytes, file) = fetch::fetch(&self.0.urls, &url).await?;
+        let refused =
+            |url: &str, status: &str| format!("error fetching pipeline spec from {url} - request returned {status}");
+        let (bytes, file) = fetch::fetch(&self.0.urls, &url, refused).await?;
         let package = read_package(&bytes, &file)?;
         let (mut name, display_name) = (given.name, given.display_name);
         if name.is_empty() && display_name.is_empty() {
@@ -231,7 +233,10 @@ impl Service {
         if request.pipeline_id.is_empty() || given.pipeline_id.is_empty() {
             return Err(Error::invalid("Failed to create a pipeline version. Parent pipeline id is empty"));
         }
-        let (bytes, file) = fetch::fetch(&self.0.urls, &url).await?;
+        let refused = |url: &str, status: &str| {
+            format!("Failed to fetch pipeline spec with url: {url}. Request returned {status}")
+        };
+        let (bytes, file) = fetch::fetch(&self.0.urls, &url, refused).await?;
         let package = read_package(&bytes, &file)?;
         let draft = Draft {
             name: given.name,

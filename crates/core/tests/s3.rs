@@ -22,7 +22,8 @@ struct State {
     largest_part: usize,
     /// Answers that fail before the next one succeeds.
     failures: u32,
-    signed: bool,
+    /// Access key of the last signed request.
+    access_key: String,
 }
 
 fn sum(bytes: &[u8]) -> u64 {
@@ -35,7 +36,10 @@ async fn handle(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Respons
     let query = head.uri.query().unwrap_or_default().to_owned();
     let key = percent(head.uri.path().trim_start_matches('/'));
     let mut state = state.lock().unwrap();
-    state.signed |= head.headers.get("authorization").is_some_and(|v| v.to_str().unwrap().contains("Credential=AK/"));
+    let signature = head.headers.get("authorization").and_then(|v| v.to_str().unwrap().split_once("Credential="));
+    if let Some((_, credential)) = signature {
+        state.access_key = credential.split('/').next().unwrap().to_owned();
+    }
     let answer = |status: StatusCode, body: String| {
         Response::builder().status(status).header("etag", "\"e\"").body(Full::from(body)).unwrap()
     };
@@ -96,8 +100,8 @@ fn percent(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8().unwrap().into_owned()
 }
 
-/// A server on a free port, and a store that reaches it through options in the address.
-async fn serve() -> (Arc<Mutex<State>>, Store) {
+/// A server on a free port.
+async fn listen() -> (Arc<Mutex<State>>, std::net::SocketAddr) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let state = Arc::new(Mutex::new(State::default()));
@@ -113,6 +117,12 @@ async fn serve() -> (Arc<Mutex<State>>, Store) {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
         }
     });
+    (state, address)
+}
+
+/// A server, and a store that reaches it through options in the address.
+async fn serve() -> (Arc<Mutex<State>>, Store) {
+    let (state, address) = listen().await;
     let uri = format!("s3://bucket/root?endpoint={address}&disable_https=true&use_path_style=true&region=here");
     let session = Session::from_json(r#"{"Provider":"s3","Params":{"fromEnv":"true","maxRetries":"5"}}"#).unwrap();
     (state, Store::open(&uri, session.as_ref(), None).await.unwrap())
@@ -124,9 +134,11 @@ fn with_keys(name: &str) -> bool {
     if std::env::var_os("KFP_TEST_CHILD").is_some() {
         return true;
     }
+    let dir = tempfile::tempdir().unwrap();
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env("KFP_TEST_CHILD", "1")
+        .env("KUBECONFIG", dir.path().join("config"))
         .env("AWS_ACCESS_KEY_ID", "AK")
         .env("AWS_SECRET_ACCESS_KEY", "SK")
         .output()
@@ -160,7 +172,38 @@ fn objects_and_directories_survive_the_way_and_requests_are_signed() {
         assert!(store.exists("s3://bucket/root/tree").await.unwrap());
         assert!(!store.exists("s3://bucket/root/tr").await.unwrap());
         assert!(store.get_bytes("s3://bucket/root/none").await.unwrap_err().is_missing());
-        assert!(state.lock().unwrap().signed);
+        assert_eq!(state.lock().unwrap().access_key, "AK");
+    });
+}
+
+#[test]
+fn keys_come_from_the_secret_that_the_session_names() {
+    if !with_keys("keys_come_from_the_secret_that_the_session_names") {
+        return;
+    }
+    block_on(async {
+        let (state, address) = listen().await;
+        let kubeconfig = format!(
+            "current-context: c\ncontexts: [{{name: c, context: {{cluster: k, namespace: team}}}}]\n\
+             clusters: [{{name: k, cluster: {{server: 'http://{address}'}}}}]\n"
+        );
+        std::fs::write(std::env::var("KUBECONFIG").unwrap(), kubeconfig).unwrap();
+        let secret = br#"{"metadata":{"name":"keys"},"data":{"a":"RlJPTVNFQ1JFVA==","s":"cw=="}}"#;
+        let place = "api/v1/namespaces/team/secrets/keys".to_owned();
+        state.lock().unwrap().objects.insert(place, Bytes::from_static(secret));
+        let params = format!(
+            r#"{{"fromEnv":"false","secretName":"keys","accessKeyKey":"a","secretKeyKey":"s","endpoint":"{address}","disableSSL":"true","region":"x"}}"#
+        );
+        let session = Session::from_json(&format!(r#"{{"Provider":"minio","Params":{params}}}"#)).unwrap();
+        let store = Store::open("minio://bucket/root", session.as_ref(), None).await.unwrap();
+        store.put_bytes("minio://bucket/k", Bytes::from_static(b"v")).await.unwrap();
+        assert_eq!(state.lock().unwrap().access_key, "FROMSECRET");
+        assert!(state.lock().unwrap().objects.contains_key("bucket/k"));
+
+        let absent = params.replace("\"keys\"", "\"none\"");
+        let session = Session::from_json(&format!(r#"{{"Provider":"minio","Params":{absent}}}"#)).unwrap();
+        let error = Store::open("minio://bucket/root", session.as_ref(), None).await.unwrap_err().to_string();
+        assert!(error.contains("cannot read secret \"none\""), "{error}");
     });
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The references are not part of this repository. The folder is taken from `KFP_CONFORMANCE_DIR`, else from
 //! `../shared/conformance` beside the repository; without it the test says so and passes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! The rules of the mapping on small pipelines of our own: arguments, hashes, templates, errors, settings, edits.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use kfp_compiler::hash::{container_hash, hash_json};
 use kfp_compiler::{

@@ -22,6 +22,8 @@ async fn main() -> ExitCode {
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {
-    tracing::error!("{error}");
+    // Failures of the drive itself carry upstream's prefix already.
+    let text = error.to_string();
+    tracing::error!("KFP driver: {}", text.trim_start_matches("KFP driver: "));
     ExitCode::FAILURE
 }

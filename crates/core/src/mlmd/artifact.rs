@@ -207,8 +207,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{value_from_json, value_to_json};
     use super::*;
+    use crate::ir::{from_json, to_json};
     use serde_json::json;
 
     #[test]
@@ -217,14 +217,14 @@ mod tests {
             [("n", json!(3)), ("b", json!(true)), ("l", json!([1])), ("o", json!({"k": "v"})), ("z", json!(null))]
                 .into_iter()
                 .chain([("_kfp_workspace", json!(true))])
-                .map(|(key, value)| (key.to_owned(), value_from_json(&value)))
+                .map(|(key, value)| (key.to_owned(), from_json(&value)))
                 .collect();
         let mut stored =
             artifact_from_metadata("s3://b/k", Some(&Struct { fields: metadata }), Some("out"), Some("{}"));
         stored.id = Some(17);
         let runtime = runtime_artifact(&stored, false).unwrap();
         let fields: BTreeMap<_, _> =
-            runtime.metadata.unwrap().fields.iter().map(|(k, v)| (k.clone(), value_to_json(v))).collect();
+            runtime.metadata.unwrap().fields.iter().map(|(k, v)| (k.clone(), to_json(v))).collect();
         assert_eq!(
             json!(fields),
             json!({"n": 3, "b": 1, "l": {"list": [1]}, "o": {"struct": {"k": "v"}}, "display_name": "out",

@@ -1,10 +1,9 @@
-//! Values: ML-Metadata's own, `google.protobuf.Value`, and JSON.
+//! ML-Metadata's values: how to make them, and what becomes of artifact metadata.
 
 use kfp_proto::ml_metadata as pb;
 use kfp_proto::ml_metadata::value::Value as Kind;
 use prost_types::Struct;
 use prost_types::value::Kind as ProtoKind;
-use serde_json::Value as Json;
 
 /// A string property.
 #[must_use]
@@ -28,51 +27,6 @@ pub fn double(value: f64) -> pb::Value {
 #[must_use]
 pub fn struct_value(value: Struct) -> pb::Value {
     pb::Value { value: Some(Kind::StructValue(value)) }
-}
-
-/// A `google.protobuf.Value` as JSON; doubles without a fraction become integers, as protojson prints them.
-#[must_use]
-pub fn value_to_json(value: &prost_types::Value) -> Json {
-    match &value.kind {
-        None | Some(ProtoKind::NullValue(_)) => Json::Null,
-        Some(ProtoKind::BoolValue(value)) => Json::Bool(*value),
-        Some(ProtoKind::NumberValue(value)) => number(*value),
-        Some(ProtoKind::StringValue(value)) => Json::String(value.clone()),
-        Some(ProtoKind::ListValue(list)) => Json::Array(list.values.iter().map(value_to_json).collect()),
-        Some(ProtoKind::StructValue(fields)) => {
-            Json::Object(fields.fields.iter().map(|(key, value)| (key.clone(), value_to_json(value))).collect())
-        }
-    }
-}
-
-/// JSON numbers cannot be NaN or infinite: those become null.
-#[allow(clippy::cast_possible_truncation)]
-fn number(value: f64) -> Json {
-    // Up to here every integral double is exactly one i64, and casting loses nothing.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if value.fract() == 0.0 && value.abs() <= EXACT {
-        Json::from(value as i64)
-    } else {
-        serde_json::Number::from_f64(value).map_or(Json::Null, Json::Number)
-    }
-}
-
-/// JSON as a `google.protobuf.Value`; numbers become doubles, as there is nothing else.
-#[must_use]
-pub fn value_from_json(json: &Json) -> prost_types::Value {
-    let kind = match json {
-        Json::Null => ProtoKind::NullValue(0),
-        Json::Bool(value) => ProtoKind::BoolValue(*value),
-        Json::Number(value) => ProtoKind::NumberValue(value.as_f64().unwrap_or(f64::NAN)),
-        Json::String(value) => ProtoKind::StringValue(value.clone()),
-        Json::Array(values) => {
-            ProtoKind::ListValue(prost_types::ListValue { values: values.iter().map(value_from_json).collect() })
-        }
-        Json::Object(fields) => ProtoKind::StructValue(Struct {
-            fields: fields.iter().map(|(key, value)| (key.clone(), value_from_json(value))).collect(),
-        }),
-    };
-    prost_types::Value { kind: Some(kind) }
 }
 
 /// One metadata value of an artifact as a property: numbers become doubles, booleans 0 or 1, lists and objects structs
@@ -120,35 +74,19 @@ pub fn is_truthy_workspace(metadata: Option<&Struct>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::{from_json, to_json};
     use serde_json::json;
 
     #[test]
-    fn json_round_trips_and_integers_stay_integers() {
-        for value in [
-            json!(null),
-            json!(true),
-            json!(5),
-            json!(-3),
-            json!(0.1),
-            json!(1e300),
-            json!("x"),
-            json!([1, [2.5, null], {"a": {"b": 1}}]),
-        ] {
-            assert_eq!(value_to_json(&value_from_json(&value)), value);
-        }
-        assert_eq!(value_to_json(&value_from_json(&json!(5.0))).to_string(), "5");
-    }
-
-    #[test]
     fn properties_take_the_documented_kinds() {
-        let property = |json| property_from_value(&value_from_json(&json)).map(|v| v.value.unwrap());
+        let property = |json| property_from_value(&from_json(&json)).map(|v| v.value.unwrap());
         assert_eq!(property(json!(null)), None);
         assert_eq!(property(json!(2)), Some(Kind::DoubleValue(2.0)));
         assert_eq!(property(json!(true)), Some(Kind::IntValue(1)));
         assert_eq!(property(json!("s")), Some(Kind::StringValue("s".into())));
         let Some(Kind::StructValue(list)) = property(json!([1])) else { panic!("not a struct") };
-        assert_eq!(value_to_json(&list.fields["list"]), json!([1]));
+        assert_eq!(to_json(&list.fields["list"]), json!([1]));
         let Some(Kind::StructValue(object)) = property(json!({"a": 1})) else { panic!("not a struct") };
-        assert_eq!(value_to_json(&object.fields["struct"]), json!({"a": 1}));
+        assert_eq!(to_json(&object.fields["struct"]), json!({"a": 1}));
     }
 }

@@ -19,7 +19,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 pub use artifact::{artifact_from_metadata, runtime_artifact};
-pub use convert::{double, int, is_truthy_workspace, struct_value, text, value_from_json, value_to_json};
+pub use convert::{double, int, is_truthy_workspace, struct_value, text};
 pub use execution::{Execution, NewExecution, Output};
 pub use kfp_proto::ml_metadata::execution::State;
 pub use run::{Run, RunProperties};

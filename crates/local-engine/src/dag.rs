@@ -264,7 +264,7 @@ impl Execution {
         }
         let phases = || group.children.iter().map(|child| self.nodes[*child].status.phase);
         if phases().all(NodePhase::is_fulfilled) {
-            let phase = phases().filter(|phase| phase.is_failure()).last().unwrap_or(NodePhase::Succeeded);
+            let phase = phases().rfind(|phase| phase.is_failure()).unwrap_or(NodePhase::Succeeded);
             let phase = if stopping && group.children.len() < group.items.len() { NodePhase::Failed } else { phase };
             self.finish(node, phase, "");
         }

@@ -187,12 +187,14 @@ impl Scope for ProducerScope<'_> {
         let Some(producer) = (self.find)(name) else {
             return Lookup::Unresolvable(format!("no {} named \"{name}\" has run before", self.prefix));
         };
-        let Some(node) = producer.node else {
-            return Lookup::Unresolvable(format!("\"{name}\" has not run"));
-        };
         if let (Some(items), Some(what)) = (&producer.items, rest.strip_prefix("outputs.")) {
             return self.aggregate(items, what);
         }
+        // A loop of a Steps template has no node of its own.
+        let node = producer.node.or_else(|| producer.items.as_ref()?.last().copied());
+        let Some(node) = node else {
+            return Lookup::Unresolvable(format!("\"{name}\" has not run"));
+        };
         let status = &self.nodes[node].status;
         let outputs = status.outputs.as_ref();
         let value = match rest {

@@ -315,7 +315,7 @@ spec:
     container: {image: i, command: [run, "{{inputs.parameters.x}}"]}
 "#;
     let world = run(workflow(steps), &[]);
-    assert_eq!(world.execution.phase(), WorkflowPhase::Succeeded);
+    assert_eq!(world.execution.phase(), WorkflowPhase::Succeeded, "{:?}", world.written().status.message);
     assert_eq!(children(&world, ""), ["wf[0]"]);
     assert_eq!(children(&world, "[0]"), ["wf[0].a(0:1)", "wf[0].a(1:2)"]);
     assert_eq!(children(&world, "[0].a(0:1)"), ["wf[1]"]);

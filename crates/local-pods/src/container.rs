@@ -98,6 +98,7 @@ pub(crate) fn plan(
     let mut env = env::environment(pod, container, &base, sources)?;
     let mounts = volumes::mounts(container, volumes, &env)?;
     let paths = Paths::new(root.clone(), mounts.iter().map(|m| (m.path.clone(), m.place.clone())));
+    let paths = paths.sharing(kubelet.dirs.common.iter().map(|b| b.target.clone()));
     let argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
     let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();

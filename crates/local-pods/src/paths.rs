@@ -26,6 +26,8 @@ pub struct Paths {
     root: PathBuf,
     /// Mount path in the container, place on the machine; longest first.
     mounts: Vec<(PathBuf, PathBuf)>,
+    /// Places of this machine that containers share; never rewritten.
+    shared: Vec<PathBuf>,
 }
 
 /// More links than this in one path are a loop, as in the kernel.
@@ -35,7 +37,13 @@ impl Paths {
     pub(crate) fn new(root: PathBuf, mounts: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Self {
         let mut mounts: Vec<_> = mounts.into_iter().collect();
         mounts.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        Self { root, mounts }
+        Self { root, mounts, shared: Vec::new() }
+    }
+
+    /// Leaves these places alone in [`Paths::rewrite`].
+    pub(crate) fn sharing(mut self, places: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.shared.extend(places);
+        self
     }
 
     /// The pod's private root directory on this machine.
@@ -97,13 +105,19 @@ impl Paths {
                 let ends = |tail: &str| !tail.starts_with(|c: char| c.is_alphanumeric() || "._-".contains(c));
                 starts && p.len() > 1 && after.strip_prefix(p.as_ref()).is_some_and(ends)
             });
-            let taken = match found {
-                Some(prefix) => {
+            let shared =
+                self.shared.iter().map(|p| p.to_string_lossy()).find(|p| starts && after.starts_with(p.as_ref()));
+            let taken = match (shared, found) {
+                (Some(shared), _) => {
+                    out.push_str(&shared);
+                    shared.len()
+                }
+                (None, Some(prefix)) => {
                     out.push_str(&self.root.to_string_lossy());
                     out.push_str(prefix);
                     prefix.len()
                 }
-                None => {
+                (None, None) => {
                     out.push('/');
                     1
                 }
@@ -175,7 +189,7 @@ mod tests {
 
     #[test]
     fn private_paths_are_rewritten_where_they_are_paths() {
-        let p = paths(Path::new("/pod"));
+        let p = paths(Path::new("/pod")).sharing(["/tmp/server".into()]);
         for (text, want) in [
             ("/tmp/out", "/pod/tmp/out"),
             ("cat </tmp/a >/data/b", "cat </pod/tmp/a >/pod/data/b"),
@@ -184,6 +198,7 @@ mod tests {
             ("--out=/tmp", "--out=/pod/tmp"),
             ("/kfp-launcher/launch", "/pod/kfp-launcher/launch"),
             ("/pod/tmp/x", "/pod/tmp/x"),
+            ("a=/tmp/server/objects/o b=/tmp/o", "a=/tmp/server/objects/o b=/pod/tmp/o"),
         ] {
             assert_eq!(p.rewrite(text), want, "{text}");
         }

@@ -1,4 +1,5 @@
 //! Pods with real processes, with and without namespaces.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

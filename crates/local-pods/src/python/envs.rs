@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Base;
-use super::store::{Store, describe, hash, link_or_copy, remove_tree, set_interpreter};
+use super::store::{COMPLETE, Store, describe, hash, link_or_copy, remove_tree, set_interpreter};
 
 /// Settings of pip that decide where packages come from.
 const SOURCES: [&str; 4] = ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"];
@@ -84,7 +84,6 @@ fn pip(store: &Store, base: &Base, env: &Path, args: &[String]) -> Result<i32, S
 /// interpreter replaces byte code by renaming, pip removes files before it writes new ones.
 fn copy_env(from: &Path, to: &Path, base: &Base) -> Result<(), String> {
     copy_tree(from, to)?;
-    let _ = std::fs::remove_file(to.join(".complete"));
     let bin = to.join("bin");
     for entry in std::fs::read_dir(&bin).map_err(describe("list", &bin))?.flatten() {
         move_script(&entry.path(), from, to)?;
@@ -115,6 +114,10 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), String> {
     std::fs::create_dir_all(to).map_err(describe("make", to))?;
     for entry in std::fs::read_dir(from).map_err(describe("list", from))? {
         let entry = entry.map_err(describe("list", from))?;
+        // The copy is not complete before pip has run; others look for this file without a lock.
+        if entry.file_name() == COMPLETE {
+            continue;
+        }
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let kind = entry.file_type().map_err(describe("read", &source))?;
         if kind.is_dir() {

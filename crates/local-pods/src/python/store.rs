@@ -18,7 +18,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Base, Config};
 
-const COMPLETE: &str = ".complete";
+/// Marks a finished environment.
+pub(super) const COMPLETE: &str = ".complete";
 
 /// Handle on the directory.
 #[derive(Debug, Clone)]

@@ -19,12 +19,12 @@ pub enum Error {
     #[error("{0}")]
     Setting(String),
     /// Where it happened.
-    #[error("{context}: {source}")]
+    #[error("{context}: {cause}")]
     At {
         /// Component, task or phase.
         context: String,
-        /// What happened.
-        source: Box<Error>,
+        /// What happened; part of the text already, so it is not offered as `source` again.
+        cause: Box<Error>,
     },
 }
 
@@ -32,7 +32,7 @@ impl Error {
     /// Whether the pipeline's author or the caller is to blame, rather than the installation's settings.
     pub fn is_user_error(&self) -> bool {
         match self {
-            Self::At { source, .. } => source.is_user_error(),
+            Self::At { cause, .. } => cause.is_user_error(),
             Self::Setting(_) => false,
             _ => true,
         }
@@ -51,6 +51,6 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for Result<T, Error> {
     fn at(self, context: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|source| Error::At { context: context(), source: Box::new(source) })
+        self.map_err(|cause| Error::At { context: context(), cause: Box::new(cause) })
     }
 }

@@ -162,6 +162,11 @@ fn the_program_fails_with_a_message() {
     assert!(missing.stdout.is_empty() && String::from_utf8_lossy(&missing.stderr).contains("no-such-file.yaml"));
     let file = dir.join("pipeline.yaml");
     std::fs::write(&file, PIPELINE).unwrap();
+    let broken = dir.join("broken.yaml");
+    std::fs::write(&broken, PIPELINE.replace("{name: c}", "{name: gone}")).unwrap();
+    let text = String::from_utf8(run(&broken).stderr).unwrap();
+    assert!(text.contains("component name=\"root\": task \"t\": "), "{text}");
+    assert_eq!(text.matches("gone").count(), 1, "{text}");
     let good = run(&file);
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
     assert!(String::from_utf8_lossy(&good.stdout).starts_with("apiVersion: argoproj.io/v1alpha1\nkind: Workflow\n"));

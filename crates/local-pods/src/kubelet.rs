@@ -116,6 +116,8 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
                 if first {
                     recover(&kubelet, &items).await;
                     first = false;
+                    // What was listed is out of date for the pods that were failed.
+                    continue;
                 }
                 let present: Vec<&str> = items.iter().filter_map(|o| uid(o)).collect();
                 let gone: Vec<String> = pods.keys().filter(|u| !present.contains(&u.as_str())).cloned().collect();
@@ -292,7 +294,7 @@ async fn deletions(kubelet: &Kubelet, resource: &Resource, shutdown: &Cancellati
                 if let (EventKind::Deleted, Some(namespace), Some(name)) =
                     (event.kind, text("/metadata/namespace"), text("/metadata/name"))
                 {
-                    tokio::task::block_in_place(|| remove(namespace, name));
+                    remove(namespace, name);
                 }
             }
         }

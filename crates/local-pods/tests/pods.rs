@@ -293,7 +293,11 @@ async fn restart(mode: Isolation) {
     let mut left = std::process::Command::new("sleep").arg(&marker).env("KFP_POD_DIR", own).spawn().unwrap();
     let cluster = Cluster::open(&dir.join("cluster")).await.unwrap();
     cluster.create(&resources::PODS, NS, pod("new", json!({"command": ["true"]}))).await.unwrap();
+    // Begun, but never reported as running.
+    let begun = cluster.create(&resources::PODS, NS, pod("begun", json!({"command": ["true"]}))).await.unwrap();
+    std::fs::create_dir_all(dir.join("data/pods").join(begun["metadata"]["uid"].as_str().unwrap())).unwrap();
     let bench = Bench::start_on(cluster, dir, common::options(dir, mode));
+    assert_eq!(bench.ended("begun").await["status"]["phase"], "Failed");
     let ended = bench.ended("p").await;
     assert_eq!(ended["status"]["message"], "kfp-local was restarted while the pod was running");
     assert_eq!(ended["status"]["phase"], "Failed");

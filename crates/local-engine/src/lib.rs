@@ -13,6 +13,7 @@ mod evaluate;
 pub mod execution;
 mod frames;
 mod inputs;
+mod lifecycle;
 mod loops;
 pub mod model;
 pub mod names;

@@ -73,7 +73,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let mut tx = db.write().await?;
     services::experiments::ensure_default(&mut tx).await?;
     tx.commit().await?;
-    tracing::info!(http = %http_address, grpc = %grpc_address, database = %path.display(), %namespace, "API server starts");
+    let http = http_listener.local_addr().unwrap_or(http_address);
+    let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
+    tracing::info!(%http, %grpc, database = %path.display(), %namespace, "API server starts");
     let app = Arc::new(services::App { db: db.clone(), cluster, compiler, namespace, grace_seconds, urls });
     let settings = http::Settings { commit, tag, archive, objects };
     let done = server::serve(&app, settings, http_listener, grpc_listener, &shutdown).await;

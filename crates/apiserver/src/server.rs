@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use kfp_core::shutdown::{CancellationToken, TaskTracker};
 use kfp_proto::api;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
@@ -19,6 +20,21 @@ const MESSAGE_LIMIT: usize = i32::MAX as usize;
 const DRAIN: Duration = Duration::from_secs(10);
 /// Packages whose services have REST routes.
 const PACKAGES: [&str; 2] = ["kubeflow.pipelines.backend.api.v2beta1", "api"];
+
+/// Names the method in the answers of services and methods that are not built, which say nothing by themselves.
+async fn name_unimplemented(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+    let path = request.uri().path().to_owned();
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let bare = headers.get("grpc-message").is_none_or(|text| text.as_bytes() == b"Not%20yet%20implemented");
+    if bare
+        && headers.get("grpc-status").is_some_and(|code| code == "12")
+        && let Ok(text) = HeaderValue::from_str(&format!("{}%20is%20not%20implemented", path.trim_start_matches('/')))
+    {
+        headers.insert("grpc-message", text);
+    }
+    response
+}
 
 /// All gRPC services.
 ///
@@ -50,6 +66,7 @@ pub async fn routes(app: &Handle) -> Result<Routes, Error> {
             recurring_runs::Service(app.clone())
         ))
         .add_service(serve!(v2::report_service_server::ReportServiceServer<_>, reports::Service(app.clone())))
+        .add_service(serve!(v2::auth_service_server::AuthServiceServer<_>, Unbuilt))
         .add_service(serve!(api::task_service_server::TaskServiceServer<_>, tasks::Service(app.clone())))
         .add_service(serve!(api::report_service_server::ReportServiceServer<_>, reports::Service(app.clone())))
         .add_service(serve!(api::auth_service_server::AuthServiceServer<_>, Unbuilt))
@@ -61,7 +78,8 @@ pub async fn routes(app: &Handle) -> Result<Routes, Error> {
         .add_service(health)
         .add_service(reflection().build_v1().map_err(|error| Error::Wiring(error.to_string()))?)
         .add_service(reflection().build_v1alpha().map_err(|error| Error::Wiring(error.to_string()))?);
-    Ok(routes.routes())
+    let router = routes.routes().into_axum_router().layer(axum::middleware::from_fn(name_unimplemented));
+    Ok(Routes::from(router))
 }
 
 /// Takes a bound socket over, or binds one.

@@ -49,6 +49,8 @@ async fn a_run_becomes_a_workflow_and_reports_become_its_state() {
     assert_eq!(tasks.len(), 2);
     let add = tasks.iter().find(|task| task["display_name"] == "add").unwrap();
     assert_eq!((&add["state"], &add["run_id"]), (&json!("RUNNING"), &json!(run_id)));
+    assert_eq!(add["start_time"], "2026-01-01T00:00:01Z");
+    assert!(add.get("end_time").is_none());
 
     let done = server.kube.edit(&key, |workflow| {
         workflow["status"]["phase"] = json!("Succeeded");
@@ -328,5 +330,32 @@ async fn the_cache_finds_the_newest_entry_over_grpc() {
     let error = client.create_task_v1(wrong).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::InvalidArgument);
     assert!(error.message().contains("must specify FingerPrint"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn artifacts_of_a_node_are_read_from_the_bucket() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let run = id(&server.run("r", json!({"a": 1})).await.ok(), "run_id");
+    let path = format!("/apis/v2beta1/runs/{run}/nodes/n-1/artifacts");
+    server.get(&format!("{path}/main-logs:read")).await.fails(500, "not supported");
+    let key = format!("workflows/{}", server.kube.names("workflows")[0]);
+    let reported = server.kube.edit(&key, |workflow| {
+        let artifacts = json!([{"name": "main-logs", "s3": {"key": "a/b.log"}}, {"name": "bad", "s3": {"key": "../../x"}}]);
+        workflow["status"] = json!({"phase": "Running", "nodes": {
+            "n-1": {"id": "n-1", "name": "n", "type": "Pod", "phase": "Running", "outputs": {"artifacts": artifacts}}}});
+    });
+    server.report(&reported).await.ok();
+    server.get(&format!("{path}/main-logs:read")).await.fails(404, "artifact not found");
+    server.get(&format!("{path}/bad:read")).await.fails(400, "not a plain path");
+    server.get(&format!("{path}/other:read")).await.fails(404, "artifact not found");
+    let file = dir.path().join("objects/mlpipeline/a/b.log");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "hello").unwrap();
+    assert_eq!(server.get(&format!("{path}/main-logs:read")).await.ok(), json!({"data": "aGVsbG8="}));
+    // The pod is gone, but Argo recorded its log.
+    let log = server.get(&format!("/apis/v1alpha1/runs/{run}/nodes/n-1/log")).await;
+    assert_eq!((log.status, log.body.as_str()), (200, "hello"));
     server.stop().await;
 }

@@ -56,7 +56,7 @@ async fn open(state: &State, run_id: &str, node_id: &str, artifact: &str) -> Res
         .map_err(|error| Error::internal("the stored workflow of the run cannot be read", error))?;
     let missing = || Error::not_found("artifact", &format!("runs/{run_id}/nodes/{node_id}/artifacts/{name}"));
     let key = key(&workflow, node_id, name).ok_or_else(missing)?;
-    bytes(&state.settings.objects, &key)
+    bytes(&state.settings.objects, &key).await
 }
 
 /// Key of a node's output artifact, or of its children's.
@@ -84,7 +84,7 @@ fn below(workflow: &Value, node: &Value, name: &str, depth: u32) -> Option<Strin
 }
 
 /// An object of the installation's bucket. Only the directory store exists so far.
-pub fn bytes(objects: &Objects, key: &str) -> Result<Vec<u8>> {
+pub async fn bytes(objects: &Objects, key: &str) -> Result<Vec<u8>> {
     let Some(directory) = &objects.directory else {
         return Err(Error::unimplemented("reading objects from a remote bucket is not supported yet"));
     };
@@ -93,7 +93,7 @@ pub fn bytes(objects: &Objects, key: &str) -> Result<Vec<u8>> {
         return Err(Error::invalid(format!("object key {key:?} is not a plain path")));
     }
     let path = directory.join(&objects.bucket).join(relative);
-    std::fs::read(&path).map_err(|error| match error.kind() {
+    tokio::fs::read(&path).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::not_found("object", key),
         _ => Error::internal(format!("cannot read object {key}"), error),
     })

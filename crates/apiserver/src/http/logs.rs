@@ -65,7 +65,7 @@ async fn open(state: &State, run_id: &str, node_id: &str, follow: bool) -> Resul
             Err(failure) => last = failure,
         }
     }
-    archived(state, &run, &workflow, node_id).map_err(|error| {
+    archived(state, &run, &workflow, node_id).await.map_err(|error| {
         tracing::debug!(%error, "no archived log");
         match last {
             Failure::NotFound(_) => Error::not_found_because(format!("no log of {node_id}"), last),
@@ -75,7 +75,7 @@ async fn open(state: &State, run_id: &str, node_id: &str, follow: bool) -> Resul
     })
 }
 
-fn archived(state: &State, run: &runs::Run, workflow: &Value, node_id: &str) -> Result<Body> {
+async fn archived(state: &State, run: &runs::Run, workflow: &Value, node_id: &str) -> Result<Body> {
     let recorded = artifacts::key(workflow, node_id, "main-logs");
     let archive = &state.settings.archive;
     let key = match recorded {
@@ -89,5 +89,5 @@ fn archived(state: &State, run: &runs::Run, workflow: &Value, node_id: &str) -> 
             format!("{}/{name}/{node_id}/{}", archive.prefix, archive.file)
         }
     };
-    Ok(Body::from(artifacts::bytes(&state.settings.objects, &key)?))
+    Ok(Body::from(artifacts::bytes(&state.settings.objects, &key).await?))
 }

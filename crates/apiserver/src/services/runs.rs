@@ -31,6 +31,11 @@ const CLAIM_SECONDS: i64 = 600;
 /// Attempts to put a retried Workflow in place while it changes.
 const REPLACE_ATTEMPTS: u32 = 5;
 
+/// A time that may not have come yet; upstream shows the year 1 then, which helps nobody.
+fn happened(seconds: i64) -> Option<prost_types::Timestamp> {
+    (seconds > 0).then(|| timestamp(seconds))
+}
+
 fn task_shown(task: tasks::Task, run_id: &str) -> v2::PipelineTaskDetail {
     let child = |id: String| v2::pipeline_task_detail::ChildTask {
         child_task: Some(v2::pipeline_task_detail::child_task::ChildTask::PodName(id)),
@@ -40,8 +45,8 @@ fn task_shown(task: tasks::Task, run_id: &str) -> v2::PipelineTaskDetail {
         task_id: task.id,
         display_name: task.name,
         create_time: Some(timestamp(task.created_at)),
-        start_time: Some(timestamp(task.started_at)),
-        end_time: Some(timestamp(task.finished_at)),
+        start_time: happened(task.started_at),
+        end_time: happened(task.finished_at),
         state: task.state.to_v2() as i32,
         execution_id: task.execution_id.parse().unwrap_or_default(),
         parent_task_id: task.parent_id,

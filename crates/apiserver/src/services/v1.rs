@@ -2,6 +2,7 @@
 //! upstream's persistence agent speaks v1beta1, and authorization, which single-user mode always grants.
 
 use kfp_proto::api;
+use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use super::{Answer, answer, reports};
 use api::{
@@ -23,6 +24,14 @@ impl VisualizationService for Unbuilt {}
 #[tonic::async_trait]
 impl AuthService for Unbuilt {
     async fn authorize_v1(&self, _request: tonic::Request<api::AuthorizeRequest>) -> Answer<()> {
+        Ok(tonic::Response::new(()))
+    }
+}
+
+/// Upstream declares it and serves only the one of v1beta1.
+#[tonic::async_trait]
+impl v2::auth_service_server::AuthService for Unbuilt {
+    async fn authorize(&self, _request: tonic::Request<v2::AuthorizeRequest>) -> Answer<()> {
         Ok(tonic::Response::new(()))
     }
 }

@@ -64,9 +64,14 @@ async fn bad_packages_are_refused_with_their_reason() {
     }
     let none = server.send("POST", path, "multipart/form-data; boundary=XX", b"--XX--\r\n".to_vec()).await;
     none.fails(400, "Failed to read pipeline from file");
+    let large = vec![b'#'; kfp_compiler::package::MAX_BYTES + 1];
+    server.upload(path, "a.yaml", &large).await.fails(400, "File size too large (33554433 bytes)");
+    // Larger than the usual limits of HTTP frameworks, but allowed.
+    let comment = format!("{ADD}#{}\n", "x".repeat(5 << 20));
+    server.upload("/apis/v2beta1/pipelines/upload?name=big", "a.yaml", comment.as_bytes()).await.ok();
     let long = format!("/apis/v2beta1/pipelines/upload?name={}", "n".repeat(128));
     server.upload(&long, "a.yaml", ADD.as_bytes()).await.fails(400, "PipelineVersion.Name length cannot exceed 127");
-    assert_eq!(server.get("/apis/v2beta1/pipelines").await.ok(), json!({}));
+    assert_eq!(server.get("/apis/v2beta1/pipelines").await.ok()["total_size"], 1);
     server.stop().await;
 }
 

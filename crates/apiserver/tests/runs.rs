@@ -175,6 +175,12 @@ async fn termination_and_retry_follow_the_states() {
     server.delete(&path).await.ok();
     assert!(server.kube.names("workflows").is_empty());
     server.get(&path).await.fails(404, "not found");
+
+    // Without its workflow nothing would ever report the end of a run.
+    let lost = id(&server.run("lost", json!({"a": 1})).await.ok(), "run_id");
+    server.kube.objects.lock().unwrap().clear();
+    server.post(&format!("/apis/v2beta1/runs/{lost}:terminate"), json!({})).await.ok();
+    assert_eq!(server.get(&format!("/apis/v2beta1/runs/{lost}")).await.ok()["state"], "FAILED");
     server.stop().await;
 }
 

@@ -1,5 +1,7 @@
 //! From the nodes of a reported Workflow to the tasks of its run.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::state::State;
@@ -63,6 +65,7 @@ pub fn nodes(workflow: &Value) -> Vec<&Value> {
 pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
     let created = seconds(&workflow["metadata"]["creationTimestamp"]);
     let mut found: Vec<Task> = Vec::new();
+    let mut by_pod: HashMap<String, usize> = HashMap::new();
     for node in nodes(workflow) {
         let children = node["children"].as_array().into_iter().flatten();
         let task = Task {
@@ -78,9 +81,12 @@ pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
             ..Task::default()
         };
         // Nodes with the same derived pod name are one task: the last one wins.
-        match found.iter_mut().find(|other| other.pod_name == task.pod_name) {
-            Some(other) => *other = task,
-            None => found.push(task),
+        match by_pod.get(&task.pod_name) {
+            Some(at) => found[*at] = task,
+            None => {
+                by_pod.insert(task.pod_name.clone(), found.len());
+                found.push(task);
+            }
         }
     }
     found
@@ -99,8 +105,7 @@ pub struct Changes {
 /// grow when the state changes. `id` makes ids for new tasks.
 #[must_use]
 pub fn merge(stored: &[Task], reported: Vec<Task>, now: i64, mut id: impl FnMut() -> String) -> Changes {
-    let by_pod: std::collections::HashMap<&str, &Task> =
-        stored.iter().map(|task| (task.pod_name.as_str(), task)).collect();
+    let by_pod: HashMap<&str, &Task> = stored.iter().map(|task| (task.pod_name.as_str(), task)).collect();
     let mut changes = Changes::default();
     for mut task in reported {
         let Some(old) = by_pod.get(task.pod_name.as_str()) else {

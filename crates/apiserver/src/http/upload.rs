@@ -16,6 +16,8 @@ use crate::services::pipelines::{Draft, Service, read_package, shown, shown_vers
 type Parameters = Query<HashMap<String, String>>;
 
 const PART: &str = "uploadfile";
+/// How much of a file that is too large is read before the connection is given up.
+const DRAIN_BYTES: usize = 8 * MAX_BYTES;
 const CREATE_BOTH: &str = "Failed to create a pipeline and a pipeline version";
 const CREATE_VERSION: &str = "Failed to create a pipeline version";
 
@@ -38,15 +40,21 @@ async fn file(request: Request) -> Result<(Vec<u8>, String)> {
             continue;
         }
         let name = field.file_name().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
-        let mut bytes = Vec::new();
+        let (mut bytes, mut size) = (Vec::new(), 0);
         while let Some(chunk) = field.chunk().await.map_err(|error| no_part(error.to_string()))? {
-            if bytes.len() + chunk.len() > MAX_BYTES {
-                return Err(Error::invalid(format!(
-                    "File size too large (over {MAX_BYTES} bytes). Maximum supported size: {MAX_BYTES}. Consider moving \
-                     large embedded artifacts or notebooks or Python code into a container image or object store."
-                )));
+            size += chunk.len();
+            // The rest of a file that is too large is read and dropped: clients that still write would not see an answer.
+            if size <= MAX_BYTES {
+                bytes.extend_from_slice(&chunk);
+            } else if size > DRAIN_BYTES {
+                break;
             }
-            bytes.extend_from_slice(&chunk);
+        }
+        if size > MAX_BYTES {
+            return Err(Error::invalid(format!(
+                "File size too large ({size} bytes). Maximum supported size: {MAX_BYTES}. Consider moving large embedded \
+                 artifacts or notebooks or Python code into a container image or object store."
+            )));
         }
         return Ok((bytes, name));
     }

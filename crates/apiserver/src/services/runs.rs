@@ -439,8 +439,27 @@ impl Service {
         tx.commit().await?;
         let patch = json!({"spec": {"activeDeadlineSeconds": 0}});
         let namespace = self.namespace(&run);
-        let done = self.0.cluster.merge_surely(Kind::Workflow, namespace, &run.workflow, &patch).await;
-        done.map_err(|failure| Error::internal(format!("Failed to terminate run {id}"), failure))
+        match self.0.cluster.merge_surely(Kind::Workflow, namespace, &run.workflow, &patch).await {
+            Ok(()) => Ok(()),
+            Err(Failure::NotFound(_)) => self.give_up(id).await,
+            Err(failure) => Err(Error::internal(format!("Failed to terminate run {id}"), failure)),
+        }
+    }
+
+    /// Ends a run whose Workflow is gone: no report would ever do it.
+    async fn give_up(&self, id: &str) -> Result<()> {
+        let mut tx = self.0.db.write().await?;
+        let mut run = runs::get(&mut tx, id).await?;
+        if run.state.is_final() {
+            return Ok(());
+        }
+        let manifest = runs::manifests(&mut tx, id).await?.workflow_runtime;
+        run.state = State::Failed;
+        run.finished_at = now();
+        run.history.note(State::Failed, run.finished_at);
+        runs::update(&mut tx, &run, &manifest).await?;
+        tracing::warn!(run = %id, workflow = %run.workflow, "the workflow of a terminated run is gone; the run has failed");
+        tx.commit().await
     }
 
     async fn retry(&self, id: &str) -> Result<()> {

@@ -219,9 +219,7 @@ impl Filter {
         if raw.is_empty() {
             return Ok(Filter::default());
         }
-        let bad = |cause: String| {
-            Error::invalid_because(format!("failed to parse valid filter from \"{raw}\": {cause}"), "bad filter")
-        };
+        let bad = |cause: String| Error::invalid_because(format!("failed to parse valid filter from \"{raw}\""), cause);
         // The UI encodes twice, the SDK once: what already is JSON stays as it is.
         let document: Document = if serde_json::from_str::<serde_json::Value>(raw).is_ok() {
             serde_json::from_str(raw).map_err(|error| bad(error.to_string()))?

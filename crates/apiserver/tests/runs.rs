@@ -156,11 +156,14 @@ async fn termination_and_retry_follow_the_states() {
     server.post(&format!("{path}:terminate"), json!({})).await.fails(400, "Row not found");
     let failed = server.kube.edit(&key, |workflow| {
         workflow["status"] = json!({"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z", "nodes": {
-            "n-1": {"id": "n-1", "name": "n.add", "displayName": "add", "type": "Pod", "phase": "Failed", "templateName": "t"},
+            "n-1": {"id": "n-1", "name": "n.add", "displayName": "add", "type": "Pod", "phase": "Failed", "templateName": "t",
+                    "message": "main: exit code 3"},
         }});
     });
     server.report(&failed).await.ok();
-    assert_eq!(server.get(&path).await.ok()["state"], "FAILED");
+    let ended = server.get(&path).await.ok();
+    assert_eq!(ended["state"], "FAILED");
+    assert_eq!(ended["run_details"]["task_details"][0]["error"]["message"], "main: exit code 3");
     server.post(&format!("{path}:retry"), json!({})).await.ok();
     assert_eq!(server.get(&path).await.ok()["state"], "RUNNING");
     let live = server.kube.get(&key).unwrap();

@@ -68,7 +68,10 @@ pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
     let mut by_pod: HashMap<String, usize> = HashMap::new();
     for node in nodes(workflow) {
         let children = node["children"].as_array().into_iter().flatten();
+        let state = State::parse(text(node, "/phase"));
+        let message = if state == State::Failed { text(node, "/message").to_owned() } else { String::new() };
         let task = Task {
+            message,
             namespace: text(workflow, "/metadata/namespace").to_owned(),
             run_id: run_id.to_owned(),
             pod_name: pod_name(workflow, node),
@@ -76,7 +79,7 @@ pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
             started_at: seconds(&node["startedAt"]),
             finished_at: seconds(&node["finishedAt"]),
             name: text(node, "/displayName").to_owned(),
-            state: State::parse(text(node, "/phase")),
+            state,
             children: children.filter_map(Value::as_str).map(str::to_owned).collect(),
             ..Task::default()
         };

@@ -241,7 +241,8 @@ impl Service {
             return Ok(());
         }
         let ids = vec![report.run_id.clone()];
-        let stored = tasks::of_runs(tx, &ids).await?.remove(&report.run_id).unwrap_or_default();
+        let mut stored = tasks::of_runs(tx, &ids).await?.remove(&report.run_id).unwrap_or_default();
+        tasks::fill_messages(tx, &report.run_id, &mut stored).await?;
         let changes = nodes::merge(&stored, reported, now(), new_id);
         for task in &changes.insert {
             tasks::insert(tx, task).await?;

@@ -49,6 +49,12 @@ fn task_shown(task: tasks::Task, run_id: &str) -> v2::PipelineTaskDetail {
         end_time: happened(task.finished_at),
         state: task.state.to_v2() as i32,
         execution_id: task.execution_id.parse().unwrap_or_default(),
+        // Upstream never says why a task failed; the code tells nothing more than that it did.
+        error: (!task.message.is_empty()).then(|| kfp_proto::google::rpc::Status {
+            code: tonic::Code::Unknown as i32,
+            message: task.message,
+            details: Vec::new(),
+        }),
         parent_task_id: task.parent_id,
         state_history: task.history.to_v2(),
         child_tasks: task.children.into_iter().map(child).collect(),
@@ -343,7 +349,8 @@ impl Service {
             Ok(None)
         };
         let ids = vec![run.id.clone()];
-        let details = tasks::of_runs(tx, &ids).await?.remove(&run.id).unwrap_or_default();
+        let mut details = tasks::of_runs(tx, &ids).await?.remove(&run.id).unwrap_or_default();
+        tasks::fill_messages(tx, &run.id, &mut details).await?;
         match spec {
             Ok(spec) => Ok(shown(run, spec, details)),
             Err(error) => {

@@ -45,6 +45,8 @@ pub struct Task {
     pub outputs: String,
     /// Node ids of the children.
     pub children: Vec<String>,
+    /// Why the task failed. It has no column of its own and lives in `Payload`; see [`fill_messages`].
+    pub message: String,
 }
 
 const TABLE: &str = "tasks";
@@ -117,6 +119,7 @@ fn read(row: &Row) -> Result<Task> {
         inputs: cursor.text()?,
         outputs: cursor.text()?,
         children: serde_json::from_str::<Option<Vec<String>>>(&cursor.text()?).ok().flatten().unwrap_or_default(),
+        message: String::new(),
     })
 }
 
@@ -129,6 +132,7 @@ fn payload(task: &Task) -> String {
         "Name": task.name, "ParentTaskId": task.parent_id, "State": task.state.word(), "StateHistoryString": "",
         "MLMDInputs": task.inputs, "MLMDOutputs": task.outputs, "ChildrenPodsString": "",
         "StateHistory": task.history.0, "ChildrenPods": task.children, "Payload": "",
+        "Message": task.message,
     })
     .to_string()
 }
@@ -196,6 +200,31 @@ pub async fn of_runs(tx: &mut Tx, run_ids: &[String]) -> Result<BTreeMap<String,
         found.entry(task.run_id.clone()).or_default().push(task);
     }
     Ok(found)
+}
+
+/// Reads why the failed ones among the tasks of one run failed: one query, which touches only failed rows.
+///
+/// # Errors
+/// When the database fails.
+pub async fn fill_messages(tx: &mut Tx, run_id: &str, tasks: &mut [Task]) -> Result<()> {
+    if !tasks.iter().any(|task| task.state == State::Failed) {
+        return Ok(());
+    }
+    let mut sql = Sql::select(tx.dialect(), TABLE, &["UUID", "Payload"]);
+    sql.and("RunUUID", "=", run_id).and("State", "=", State::Failed.word());
+    let mut messages = BTreeMap::new();
+    for row in tx.rows(sql).await? {
+        let payload: serde_json::Value = serde_json::from_str(&row.text(1)?).unwrap_or_default();
+        if let Some(message) = payload["Message"].as_str() {
+            messages.insert(row.text(0)?, message.to_owned());
+        }
+    }
+    for task in tasks {
+        if let Some(message) = messages.remove(&task.id) {
+            task.message = message;
+        }
+    }
+    Ok(())
 }
 
 /// One page of tasks: two queries.

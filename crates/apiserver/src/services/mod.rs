@@ -4,6 +4,7 @@ pub mod experiments;
 pub mod pipelines;
 pub mod recurring_runs;
 pub mod reports;
+mod retry;
 pub mod runs;
 pub mod tasks;
 pub mod v1;

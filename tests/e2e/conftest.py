@@ -87,4 +87,5 @@ def free_port():
 
 
 def task_states(run):
-    return {t.display_name: t.state for t in run.run_details.task_details or [] if t.display_name}
+    details = run.run_details and run.run_details.task_details
+    return {t.display_name: t.state for t in details or [] if t.display_name}

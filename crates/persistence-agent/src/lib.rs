@@ -25,6 +25,8 @@ pub use report::{Kind, Reporter, Token};
 
 use queue::{Outcome, Queue};
 
+/// From how many failures in a row on a report is worth a warning.
+const LOUD_FAILURES: u32 = 4;
 /// Label that the API server puts on a workflow whose final state it has stored.
 const FINAL_STATE: &str = "pipeline/persistedFinalState";
 /// Label with the run that a workflow executes; workflows without it are none of ours.
@@ -230,7 +232,11 @@ async fn follow(subject: Subject, reporter: Reporter, workers: usize, shutdown: 
             () = shutdown.cancelled() => break,
             Some(done) = reports.join_next() => {
                 if let Ok((key, object, outcome)) = done {
-                    queue.done(&key, object, outcome, Instant::now());
+                    let failures = queue.done(&key, object, outcome, Instant::now());
+                    // The first few are ordinary: a report may overtake the creation of its run.
+                    if failures >= LOUD_FAILURES {
+                        tracing::warn!(kind = ?subject.kind, name = key.1, failures, "reports keep failing");
+                    }
                 }
                 None
             }

@@ -17,7 +17,8 @@ pub enum Outcome {
     Retry,
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Short, because the commonest failure is a report that overtakes the creation of its run.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Upstream's cap of the back-off.
 const LONGEST_PAUSE: Duration = Duration::from_secs(360);
 
@@ -72,9 +73,10 @@ impl<K: Clone + Eq + Hash + Ord, T> Queue<K, T> {
         None
     }
 
-    /// Notes how the report of `state` ended. A failed one comes back after a pause unless a newer state is there.
-    pub fn done(&mut self, key: &K, state: T, outcome: Outcome, now: Instant) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
+    /// Notes how the report of `state` ended; a failed one comes back after a pause unless a newer state is there. The
+    /// answer is the number of failures in a row.
+    pub fn done(&mut self, key: &K, state: T, outcome: Outcome, now: Instant) -> u32 {
+        let Some(slot) = self.slots.get_mut(key) else { return 0 };
         slot.running = false;
         match outcome {
             Outcome::Settled => {
@@ -85,6 +87,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Queue<K, T> {
                     slot.queued = true;
                     self.ready.push_back(key.clone());
                 }
+                0
             }
             Outcome::Retry => {
                 slot.latest.get_or_insert(state);
@@ -92,6 +95,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Queue<K, T> {
                 slot.failures += 1;
                 slot.queued = true;
                 self.later.push(Reverse((now + pause, key.clone())));
+                slot.failures
             }
         }
     }
@@ -141,7 +145,7 @@ mod tests {
         let mut q = Queue::default();
         q.put("a", 1);
         let mut pauses = Vec::new();
-        for _ in 0..14 {
+        for _ in 0..16 {
             let (key, state) = q.next(now).unwrap();
             q.done(&key, state, Outcome::Retry, now);
             assert_eq!(q.next(now), None);
@@ -150,7 +154,7 @@ mod tests {
             now = wake;
         }
         assert!(pauses.is_sorted());
-        assert_eq!((pauses[0], pauses[13]), (FIRST_PAUSE, LONGEST_PAUSE));
+        assert_eq!((pauses[0], pauses[15]), (FIRST_PAUSE, LONGEST_PAUSE));
     }
 
     proptest! {

@@ -101,7 +101,7 @@ impl Reporter {
                 Outcome::Settled
             }
             Err(status) => {
-                tracing::warn!(?kind, name, code = ?status.code(), "will report again: {}", status.message());
+                tracing::debug!(?kind, name, code = ?status.code(), "will report again: {}", status.message());
                 Outcome::Retry
             }
         }

@@ -13,8 +13,18 @@ use serde_json::{Map, Value, json};
 use crate::spec::Artifact;
 
 /// First components of the absolute paths that belong to the task.
-const OURS: [&str; 9] =
-    ["gcs", "minio", "s3", "oci", "kfp", "kfp-launcher", "kfp-workspace", "tmp/kfp", "tmp/kfp_outputs"];
+const OURS: [&str; 10] = [
+    "gcs",
+    "minio",
+    "s3",
+    "oci",
+    "kfp",
+    "kfp-launcher",
+    "kfp-workspace",
+    "tmp/kfp",
+    "tmp/kfp_outputs",
+    "dev/termination-log",
+];
 
 /// The task's view of its paths.
 #[derive(Clone, Debug, Default)]

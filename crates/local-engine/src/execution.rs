@@ -559,6 +559,8 @@ impl Execution {
         let inputs = InputScope(node.status.inputs.as_ref());
         let paths = PathScope(&template.template);
         let scope = Chain(vec![&locals, &inputs, &paths, &self.globals]);
+        let parent = node.owner.map(|owner| &self.nodes[owner].status);
+        let retry_parent = parent.filter(|parent| parent.kind == NodeType::Retry).map(|parent| parent.id.as_str());
         let context = crate::pod::Context {
             workflow: &self.workflow.metadata.name,
             namespace: &self.workflow.metadata.namespace,
@@ -566,6 +568,7 @@ impl Execution {
             node_name: &node.status.name,
             node_id: &node.status.id,
             pod_name: &pod_name,
+            retry_parent,
             on_exit: node.on_exit,
             spec: &self.model.spec,
             claims: &self.claim_volumes,

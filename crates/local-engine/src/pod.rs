@@ -5,6 +5,9 @@ use crate::substitute::{self, Scope};
 use kfp_core::argo::{Metadata, Spec, Template, names};
 use serde_json::{Map, Value, json};
 
+/// Annotation of this engine: the Retry node whose attempt a pod is. The pod runner lets attempts share their scratch.
+pub const ANNOTATION_RETRY_PARENT: &str = "workflows.argoproj.io/retry-parent";
+
 /// Facts about the workflow and node a pod belongs to.
 pub struct Context<'a> {
     /// Name of the Workflow.
@@ -19,6 +22,8 @@ pub struct Context<'a> {
     pub node_id: &'a str,
     /// Name of the pod.
     pub pod_name: &'a str,
+    /// Identifier of the Retry node that this is an attempt of.
+    pub retry_parent: Option<&'a str>,
     /// Part of an exit handler.
     pub on_exit: bool,
     /// Spec of the Workflow.
@@ -161,6 +166,9 @@ fn metadata(context: &Context<'_>, template: &Template, scope: &dyn Scope) -> Re
     annotations.insert(names::ANNOTATION_NODE_NAME.to_owned(), json!(context.node_name));
     annotations.insert(names::ANNOTATION_NODE_ID.to_owned(), json!(context.node_id));
     annotations.insert(names::ANNOTATION_DEFAULT_CONTAINER.to_owned(), json!(names::MAIN_CONTAINER));
+    if let Some(parent) = context.retry_parent {
+        annotations.insert(ANNOTATION_RETRY_PARENT.to_owned(), json!(parent));
+    }
     for Metadata { labels: more_labels, annotations: more_annotations } in
         context.spec.pod_metadata.iter().chain([&template.metadata])
     {

@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::recovery::MARK;
 use crate::spec::{Container, Pod};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{python, recovery};
+use crate::{python, recovery, retry, termination};
 
 /// What containers of this project's own images do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +49,25 @@ pub(crate) struct Plan {
     pub(crate) work: Work,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) paths: Paths,
+    /// Where the container leaves its termination message.
+    pub(crate) termination: PathBuf,
 }
 
 /// Directories every pod has in its root.
 const OWN_DIRS: [&str; 4] = ["tmp", "kfp-home", "kfp-work", "run/secrets/kubernetes.io"];
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes the pod's root and volumes.
-pub(crate) fn prepare_pod(kubelet: &Kubelet, pod: &Pod, sources: &Sources) -> Result<Volumes, String> {
+/// Makes the pod's root and volumes; `earlier` are the other attempts of its task.
+pub(crate) fn prepare_pod(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    sources: &Sources,
+    earlier: &[String],
+) -> Result<Volumes, String> {
     let dir = kubelet.dirs.pod(&pod.metadata.uid);
     let root = dir.join("root");
     let make = || -> std::io::Result<()> {
+        retry::take_over(&kubelet.dirs.pods(), earlier, &root)?;
         for name in OWN_DIRS {
             std::fs::create_dir_all(root.join(name))?;
         }
@@ -96,22 +104,27 @@ pub(crate) fn plan(
     let root = dir.join("root");
     let base = base_env(kubelet, pod, container, &root);
     let mut env = env::environment(pod, container, &base, sources)?;
-    let mounts = volumes::mounts(container, volumes, &env)?;
+    let mut mounts = volumes::mounts(container, volumes, &env)?;
+    let last_words = termination::make(&dir, container)?;
+    let termination = last_words.place.clone();
+    mounts.push(last_words);
     let paths = Paths::new(root.clone(), mounts.iter().map(|m| (m.path.clone(), m.place.clone())));
     let paths = paths.sharing(kubelet.dirs.common.iter().map(|b| b.target.clone()));
     let argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
     let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if program == "driver" {
-        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths });
+        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination });
     }
     if name == "launcher-v2"
         && let Some(to) = copy_target(rest)
     {
         let to = paths.resolve(to.as_ref()).map_err(|e| format!("--copy {to}: {e}"))?;
-        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths });
+        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination });
     }
-    if let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root))) {
+    if kubelet.options.runner == Runner::Process
+        && let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root)))
+    {
         let path = format!("{}:{path}", python_path(kubelet, container, &root));
         env.insert("PATH".into(), path);
     }
@@ -119,7 +132,7 @@ pub(crate) fn plan(
         Runner::Process => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths)?,
         Runner::Podman | Runner::Docker => crate::engine::command(kubelet, pod, container, &env, &mounts),
     };
-    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths })
+    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination })
 }
 
 fn copy_target(args: &[String]) -> Option<&str> {
@@ -194,6 +207,10 @@ fn process(
     };
     python::prepare_container(&store, &config, &host_state)
         .map_err(|e| format!("make the Python environment {}: {e}", host_state.display()))?;
+    if let Some(shell) = &kubelet.host.shell {
+        std::os::unix::fs::symlink(shell, host_state.join("bin/sh"))
+            .map_err(|e| format!("make {}: {e}", host_state.join("bin/sh").display()))?;
+    }
     let mut env: Vec<(String, String)> = env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut cwd =
         if container.working_dir.is_empty() { "/kfp-work".to_string() } else { container.working_dir.clone() };

@@ -4,6 +4,7 @@
 //! pods/<uid>/root         private root directory of a pod (/tmp, /kfp-home, ...)
 //! pods/<uid>/volumes      its own volumes
 //! pods/<uid>/hosts        its /etc/hosts
+//! pods/<uid>/termination  termination messages of its containers
 //! volumes/<ns>/<claim>    persistent volume claims
 //! logs/<ns>/<pod>         logs
 //! python                  Python environments

@@ -38,6 +38,8 @@ pub(crate) struct Host {
     pub(crate) env: Vec<(String, String)>,
     /// Contents of `/etc/hosts`.
     pub(crate) hosts: String,
+    /// What `sh` is in containers; images often have one that accepts `[[`.
+    pub(crate) shell: Option<PathBuf>,
     /// Credentials for package indexes.
     pub(crate) netrc: Option<PathBuf>,
 }
@@ -83,7 +85,10 @@ impl Host {
             env.push(("PIP_CONFIG_FILE".into(), pip.display().to_string()));
         }
         let netrc = home.map(|h| h.join(".netrc")).filter(|p| p.is_file());
-        Self { env, hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(), netrc }
+        let shell = ["bash", "dash"].iter().find_map(|name| {
+            ["/bin", "/usr/bin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|p| p.is_file())
+        });
+        Self { shell, env, hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(), netrc }
     }
 }
 

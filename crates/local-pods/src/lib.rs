@@ -9,6 +9,11 @@
 //! `launcher-v2 --copy` is done without a process; `launcher-v2` otherwise is [`Options::launcher`].
 //! Images are ignored by the process runner.
 //!
+//! What `sh` means in an image differs (bash, dash, busybox); here it is bash where the machine has it, because only
+//! that understands what all of them do.
+//!
+//! Attempts of one task (annotation `workflows.argoproj.io/retry-parent`) share `/tmp` and the working directory.
+//!
 //! The program in [`Options::pod_init`] must call [`pod_init_main`] before it starts a thread.
 
 mod api;
@@ -26,8 +31,10 @@ mod pod;
 mod process;
 mod python;
 mod recovery;
+mod retry;
 mod spec;
 mod status;
+mod termination;
 mod volumes;
 
 use std::ffi::OsString;
@@ -38,7 +45,7 @@ use kfp_core::shutdown::CancellationToken;
 use kfp_local_api::Cluster;
 
 pub use logs::{LogWriter, plain_text};
-pub use options::{DriverHook, Invocation, Isolation, Options, Runner};
+pub use options::{DriverExit, DriverHook, Invocation, Isolation, Options, Runner};
 pub use paths::Paths;
 
 use kubelet::{Host, Kubelet};

@@ -166,7 +166,8 @@ impl Logs {
         Self { dir, max, live: Mutex::default() }
     }
 
-    fn path(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
+    /// The file of a container's log.
+    pub(crate) fn path(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
         self.dir.join(namespace).join(pod).join(format!("{container}.log"))
     }
 
@@ -318,20 +319,41 @@ impl Reader {
     }
 }
 
+/// The text of the last `lines` lines of a log file, at most the last `bytes` of them.
+pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let start = tail(&mut file, lines)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut stored = Vec::new();
+    // Lines have a largest length, so this is bounded.
+    file.read_to_end(&mut stored)?;
+    let out = text_of(&stored);
+    let mut from = out.len().saturating_sub(bytes);
+    // Not within a character.
+    while out.get(from).is_some_and(|b| b & 0xc0 == 0x80) {
+        from += 1;
+    }
+    Ok(String::from_utf8_lossy(out.get(from..).unwrap_or_default()).into_owned())
+}
+
 /// The text of a stored log without times and tags.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn plain_text(data_dir: &Path, namespace: &str, pod: &str, container: &str) -> std::io::Result<Vec<u8>> {
     let path = Logs::new(data_dir.join("logs"), 0).path(namespace, pod, container);
+    Ok(text_of(&std::fs::read(path)?))
+}
+
+fn text_of(stored: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    for line in std::fs::read(path)?.split_inclusive(|b| *b == b'\n') {
+    for line in stored.split_inclusive(|b| *b == b'\n') {
         let mut fields = line.splitn(4, |b| *b == b' ').skip(2);
         if let (Some(tag), Some(text)) = (fields.next(), fields.next()) {
             out.extend_from_slice(if tag == b"P" { text.strip_suffix(b"\n").unwrap_or(text) } else { text });
         }
     }
-    Ok(out)
+    out
 }
 
 #[crate::api::async_trait]

@@ -52,8 +52,23 @@ pub struct Invocation {
     pub log: LogWriter,
 }
 
-/// Runs a driver and gives its exit code.
-pub type DriverHook = Arc<dyn Fn(Invocation) -> BoxFuture<'static, i32> + Send + Sync>;
+/// How a driver ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DriverExit {
+    /// 0 for success.
+    pub code: i32,
+    /// What failed and why; becomes the termination message of the container and so the message of its node.
+    pub message: String,
+}
+
+impl From<i32> for DriverExit {
+    fn from(code: i32) -> Self {
+        Self { code, message: String::new() }
+    }
+}
+
+/// Runs a driver.
+pub type DriverHook = Arc<dyn Fn(Invocation) -> BoxFuture<'static, DriverExit> + Send + Sync>;
 
 /// Settings; every path may be relative and must exist unless said otherwise.
 #[derive(Clone)]

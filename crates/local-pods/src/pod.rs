@@ -22,7 +22,7 @@ use crate::process::{self, Exit, Order};
 use crate::spec::{Container, Pod};
 use crate::status::{self, Ended, Phase, Report, State};
 use crate::volumes::{self, Volumes};
-use crate::{engine, recovery};
+use crate::{engine, recovery, retry, termination};
 
 /// Pods that end sooner are never reported as running: one write less for each short task.
 const QUIET: Duration = Duration::from_millis(25);
@@ -139,8 +139,10 @@ impl Life {
                 return Ok(());
             }
         };
+        let earlier = retry::earlier_attempts(&*self.kubelet.api, &self.pod).await;
         let (kubelet, pod, shared) = (self.kubelet.clone(), self.pod.clone(), sources.clone());
-        let prepared = tokio::task::spawn_blocking(move || container::prepare_pod(&kubelet, &pod, &shared)).await;
+        let prepare = move || container::prepare_pod(&kubelet, &pod, &shared, &earlier);
+        let prepared = tokio::task::spawn_blocking(prepare).await;
         let volumes = match prepared.unwrap_or_else(|e| Err(e.to_string())) {
             Ok(volumes) => Arc::new(volumes),
             Err(message) => {
@@ -301,7 +303,7 @@ impl Life {
             let announce_at = running.since + if place.init { QUIET_INIT } else { QUIET };
             tokio::select! {
                 exit = &mut running.task => {
-                    let exit = exit.unwrap_or_else(|e| Exit { code: SETUP_FAILED, report: e.to_string(), torn: false });
+                    let exit = exit.unwrap_or_else(|e| Exit::failed(SETUP_FAILED, e.to_string()));
                     let (_, done) = active.remove(at);
                     return Ok(self.ended(place, container, &done, exit));
                 }
@@ -322,7 +324,7 @@ impl Life {
             self.report.message = format!("container \"{}\" could not start: {}", container.name, exit.report);
         }
         let ended =
-            Ended { code: exit.code, reason, message: exit.report, started: done.started, finished: Utc::now() };
+            Ended { code: exit.code, reason, message: exit.message, started: done.started, finished: Utc::now() };
         self.set(place, State::Ended(ended.clone()));
         ended
     }
@@ -352,7 +354,7 @@ impl Life {
     async fn announce(&mut self, phase: Phase) {
         self.announced = Some(phase);
         let report = Report { phase, ..self.report.clone() };
-        self.write(status::render(&self.pod, &report), None).await;
+        self.write(status::render(&self.pod, &report), None, false).await;
     }
 
     async fn finish(&mut self) {
@@ -370,10 +372,10 @@ impl Life {
             }
         }
         let status = status::render(&self.pod, &self.report);
-        self.write(status, annotation).await;
+        self.write(status, annotation, true).await;
     }
 
-    async fn write(&self, status: Value, annotation: Option<String>) {
+    async fn write(&self, status: Value, annotation: Option<String>, last: bool) {
         let meta = &self.pod.metadata;
         for wait in RETRIES.iter().map(Some).chain([None]) {
             let (uid, status, annotation) = (meta.uid.clone(), status.clone(), annotation.clone());
@@ -384,6 +386,9 @@ impl Life {
                 }
                 if let Some(map) = object.as_object_mut() {
                     map.insert("status".into(), status);
+                }
+                if last {
+                    status::complete(object);
                 }
                 if let Some(text) = annotation
                     && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
@@ -425,7 +430,7 @@ struct Job {
 impl Job {
     async fn run(self, plan: container::Plan, mut orders: mpsc::Receiver<Order>) -> Exit {
         let (pod, log) = (&self.pod, &self.log);
-        let exit = match plan.work {
+        let mut exit = match plan.work {
             Work::CopyLauncher { to } => copy_launcher(&self.kubelet, to).await,
             Work::Driver { args } => {
                 let invocation = Invocation {
@@ -438,16 +443,17 @@ impl Job {
                 };
                 let mut driver = tokio::spawn((self.kubelet.options.driver)(invocation));
                 tokio::select! {
-                    code = &mut driver => match code {
-                        Ok(code) => Exit { code, report: String::new(), torn: false },
+                    end = &mut driver => match end {
+                        Ok(end) => Exit { message: end.message, ..Exit::with_code(end.code) },
                         Err(e) => {
-                            log.line(&format!("the driver ended abnormally: {e}"));
-                            Exit { code: 2, report: String::new(), torn: false }
+                            let message = format!("the driver ended abnormally: {e}");
+                            log.line(&message);
+                            Exit { message, ..Exit::with_code(2) }
                         }
                     },
                     Some(_) = orders.recv() => {
                         driver.abort();
-                        Exit { code: TERMINATED, report: String::new(), torn: false }
+                        Exit::with_code(TERMINATED)
                     }
                 }
             }
@@ -461,8 +467,17 @@ impl Job {
         };
         if !exit.report.is_empty() {
             log.line(&exit.report);
+            exit.message.clone_from(&exit.report);
         }
         self.kubelet.logs.end(&pod.metadata.namespace, &pod.metadata.name, &self.container.name, log);
+        if exit.message.is_empty() {
+            let from_log = (exit.code != 0 && self.container.termination_message_policy == termination::FROM_LOG)
+                .then(|| self.kubelet.logs.path(&pod.metadata.namespace, &pod.metadata.name, &self.container.name));
+            let read = move || termination::message(&plan.termination, from_log.as_deref());
+            exit.message = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        } else {
+            exit.message = termination::shortened(exit.message);
+        }
         exit
     }
 
@@ -470,7 +485,7 @@ impl Job {
         let mut exit = result.unwrap_or_else(|e| {
             let name = program.first().map_or("", String::as_str);
             let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { SETUP_FAILED };
-            Exit { code, report: format!("start {name}: {e}"), torn: false }
+            Exit::failed(code, format!("start {name}: {e}"))
         });
         if self.kubelet.options.runner != Runner::Process {
             // The engine's own messages and the container's errors share a stream.
@@ -508,7 +523,7 @@ async fn copy_launcher(kubelet: &Arc<Kubelet>, to: std::path::PathBuf) -> Exit {
     .await
     .unwrap_or_else(|e| Err(std::io::Error::other(e)));
     match copied {
-        Ok(()) => Exit { code: 0, report: String::new(), torn: false },
-        Err(e) => Exit { code: 1, report: format!("copy the launcher: {e}"), torn: false },
+        Ok(()) => Exit::with_code(0),
+        Err(e) => Exit::failed(1, format!("copy the launcher: {e}")),
     }
 }

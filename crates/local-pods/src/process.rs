@@ -75,6 +75,20 @@ pub(crate) struct Exit {
     pub(crate) report: String,
     /// The supervisor itself was killed from outside.
     pub(crate) torn: bool,
+    /// What the container left to say about its end.
+    pub(crate) message: String,
+}
+
+impl Exit {
+    /// The end of a container that ran.
+    pub(crate) fn with_code(code: i32) -> Self {
+        Self { code, report: String::new(), torn: false, message: String::new() }
+    }
+
+    /// A container that could not be started.
+    pub(crate) fn failed(code: i32, report: impl Into<String>) -> Self {
+        Self { report: report.into(), ..Self::with_code(code) }
+    }
 }
 
 /// Runs a command to its end: `input` goes to its standard input, its output to the log, its
@@ -130,7 +144,7 @@ pub(crate) async fn run(
     };
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok(Exit { code, report, torn: status.signal().is_some() })
+    Ok(Exit { torn: status.signal().is_some(), ..Exit::failed(code, report) })
 }
 
 /// The child is not reaped yet, so its number cannot belong to anybody else.

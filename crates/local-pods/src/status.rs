@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::env::ADDRESS;
 use crate::spec::{Container, Pod};
 
+const COMPLETED: &str = "workflows.argoproj.io/completed";
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
@@ -132,8 +134,18 @@ fn state(state: &State) -> Value {
     }
 }
 
+/// Marks a pod that nothing more happens to, as Argo's controller does.
+pub(crate) fn complete(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+    if let Some(labels) = labels.as_object_mut() {
+        labels.insert(COMPLETED.into(), "true".into());
+    }
+}
+
 /// Turns a pod's status into a failure, whatever it was; containers that ran are over.
 pub(crate) fn fail(object: &mut Value, message: &str) {
+    complete(object);
     let now = time(Utc::now());
     let Some(map) = object.as_object_mut() else { return };
     let status = map.entry("status").or_insert_with(|| json!({}));

@@ -59,6 +59,11 @@ both! {
     shutdown_and_restart => restart;
     bad_pods_fail_with_a_reason => bad_pods;
     many_pods_at_once => many;
+    termination_messages_are_reported => messages;
+    sh_understands_what_shells_of_images_do => shell;
+    attempts_share_their_scratch => attempts;
+    ended_pods_are_marked_completed => completed;
+    forks_end_with_their_task => forks;
 }
 
 async fn status(mode: Isolation) {
@@ -98,6 +103,86 @@ async fn outputs(mode: Isolation) {
     assert_eq!(bench.log("driver"), "driver of driver in kubeflow\n");
     let failed = bench.run("driver-fails", json!({"command": ["driver"], "args": ["fail"]})).await;
     assert_eq!((failed["status"]["phase"].as_str(), exit_code(&failed)), (Some("Failed"), Some(1)));
+    bench.stop().await;
+}
+
+fn message(pod: &Value) -> &str {
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"].as_str().unwrap_or_default()
+}
+
+async fn messages(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let host_had_one = std::path::Path::new("/dev/termination-log").exists();
+    let text = "echo noise; printf 'no rows in table' > /dev/termination-log; exit 3";
+    let (ended, _) = bench.sh("says", text).await;
+    assert_eq!((message(&ended), exit_code(&ended)), ("no rows in table", Some(3)), "{ended:#}");
+    assert!(ended["status"]["message"].is_null(), "{ended:#}");
+    let (ended, _) = bench.sh("silent", "echo noise; exit 3").await;
+    assert_eq!(message(&ended), "");
+    assert_eq!(std::path::Path::new("/dev/termination-log").exists(), host_had_one);
+    let ended = bench
+        .run(
+            "log",
+            json!({"command": ["sh", "-c", "seq 1 5000; echo why >&2; exit 1"],
+                "terminationMessagePolicy": "FallbackToLogsOnError"}),
+        )
+        .await;
+    assert!(message(&ended).ends_with("4999\n5000\nwhy\n") && message(&ended).starts_with("492"), "{ended:#}");
+    let elsewhere = json!({"command": ["sh", "-c", "echo there > /tmp/words; exit 1"],
+        "terminationMessagePath": "/tmp/words", "terminationMessagePolicy": "FallbackToLogsOnError"});
+    assert_eq!(message(&*bench.run("elsewhere", elsewhere).await), "there\n");
+    let driver = bench.run("driver", json!({"command": ["driver"], "args": ["fail"]})).await;
+    assert_eq!(message(&driver), "no such input");
+    let (ended, log) = bench.sh("devices", "head -c 4 /dev/urandom | wc -c; echo gone > /dev/null; echo fine").await;
+    assert_eq!((ended["status"]["phase"].as_str(), log.as_str()), (Some("Succeeded"), "4\nfine\n"));
+    bench.stop().await;
+}
+
+async fn shell(mode: Isolation) {
+    if !std::path::Path::new("/bin/bash").exists() {
+        return;
+    }
+    let bench = Bench::start(mode).await;
+    let (ended, log) = bench.sh("p", "[[ one == o* ]] && echo yes").await;
+    assert_eq!((ended["status"]["phase"].as_str(), log.as_str()), (Some("Succeeded"), "yes\n"));
+    bench.stop().await;
+}
+
+async fn attempts(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    // Relative: without namespaces a shell's /tmp is rewritten as well, the working directory needs no rewriting.
+    let text = "echo x >> /tmp/count; echo x >> here; cat /tmp/count here | wc -l; ls /tmp/outputs 2>/dev/null; mkdir -p /tmp/outputs; touch /tmp/outputs/stale; exit 1";
+    for (name, parent, lines) in
+        [("one", "r1", "2\n"), ("two", "r1", "4\n"), ("other", "r2", "2\n"), ("three", "r1", "6\n")]
+    {
+        let mut object = pod(name, json!({"command": ["sh", "-c", text]}));
+        object["metadata"]["annotations"] = json!({"workflows.argoproj.io/retry-parent": parent});
+        bench.create(object).await;
+        bench.ended(name).await;
+        assert_eq!(bench.log(name), lines, "{name}");
+    }
+    bench.stop().await;
+}
+
+async fn completed(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let mut object = pod("p", json!({"command": ["sleep", "0.1"]}));
+    object["metadata"]["labels"] = json!({"workflows.argoproj.io/completed": "false"});
+    bench.create(object).await;
+    let running = bench.until("p", |p| p["status"]["phase"] == "Running").await;
+    assert_eq!(running["metadata"]["labels"]["workflows.argoproj.io/completed"], "false");
+    let ended = bench.ended("p").await;
+    assert_eq!(ended["metadata"]["labels"]["workflows.argoproj.io/completed"], "true");
+    bench.stop().await;
+}
+
+async fn forks(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let marker = marker(mode, 5);
+    let text = format!("for i in 1 2 3 4 5 6 7 8; do (sleep {marker} &) ; setsid sleep {marker} & done; exit 0");
+    let (ended, _) = bench.sh("p", &text).await;
+    assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}");
+    assert_eq!(processes_with(&marker), 0);
     bench.stop().await;
 }
 

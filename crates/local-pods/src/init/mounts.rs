@@ -1,11 +1,12 @@
 //! The mount tree of a container.
 //!
 //! The pod's private root directory becomes `/`. The host's top-level directories appear in it
-//! read-only, except `/dev`, `/proc` and the places that belong to the pod. Then come the mounts
+//! read-only, except `/proc` and the places that belong to the pod; `/dev` is private and shows the
+//! host's devices. Then come the mounts
 //! of the specification, in order.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -63,6 +64,8 @@ fn show_host() -> Result<()> {
             if let Ok(to) = std::fs::read_link(entry.path()) {
                 let _ = symlink(to, &target);
             }
+        } else if text == "dev" {
+            devices(&entry.path(), &target)?;
         } else if kind.is_dir() {
             match std::fs::create_dir(&target) {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(at("make", &target)(e)),
@@ -71,6 +74,38 @@ fn show_host() -> Result<()> {
             mount(Some(entry.path().as_path()), &target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
                 .map_err(at("show", &target))?;
         }
+    }
+    Ok(())
+}
+
+/// Shows the host's character devices in a private directory, so that a container can be given files of its own
+/// there. Disks and terminals of the host are no business of a container.
+fn devices(from: &Path, target: &Path) -> Result<()> {
+    std::fs::create_dir_all(target).map_err(at("make", target))?;
+    for entry in std::fs::read_dir(from).map_err(at("list", from))?.flatten() {
+        let name = entry.file_name();
+        let (Some(text), Ok(kind)) = (name.to_str(), entry.file_type()) else { continue };
+        let to = target.join(&name);
+        if kind.is_symlink() {
+            if let Ok(link) = std::fs::read_link(entry.path()) {
+                let _ = symlink(link, &to);
+            }
+            continue;
+        }
+        let terminal = text.strip_prefix("tty").is_some_and(|rest| !rest.is_empty()) || text.starts_with("vcs");
+        let made = if kind.is_dir() {
+            std::fs::create_dir_all(&to)
+        } else if kind.is_char_device() && !terminal {
+            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&to).map(drop)
+        } else {
+            continue;
+        };
+        made.map_err(at("make", &to))?;
+        if text == "shm" {
+            continue;
+        }
+        // What cannot be shown is missing in the container, which is better than no container.
+        let _ = mount(Some(entry.path().as_path()), &to, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE);
     }
     Ok(())
 }

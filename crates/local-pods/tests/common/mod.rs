@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use kfp_core::shutdown::CancellationToken;
 use kfp_local_api::{Cluster, DeleteOptions, EventKind, Selectors, resources::PODS};
-use kfp_local_pods::{Invocation, Isolation, Options};
+use kfp_local_pods::{DriverExit, Invocation, Isolation, Options};
 use serde_json::{Value, json};
 
 pub const NS: &str = "kubeflow";
@@ -23,7 +23,7 @@ pub struct Bench {
 }
 
 /// Writes each `PATH=TEXT` argument; the first argument `fail` makes it fail.
-async fn driver(call: Invocation) -> i32 {
+async fn driver(call: Invocation) -> DriverExit {
     call.log.line(&format!("driver of {} in {}", call.pod, call.namespace));
     for arg in &call.args {
         if let Some((path, text)) = arg.split_once('=') {
@@ -32,7 +32,10 @@ async fn driver(call: Invocation) -> i32 {
             std::fs::write(place, text).unwrap();
         }
     }
-    i32::from(call.args.first().is_some_and(|a| a == "fail"))
+    match call.args.first().is_some_and(|a| a == "fail") {
+        true => DriverExit { code: 1, message: "no such input".into() },
+        false => 0.into(),
+    }
 }
 
 pub fn options(dir: &Path, isolation: Isolation) -> Options {

@@ -1,0 +1,345 @@
+//! The loop: watches, agenda and workers.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use chrono_tz::Tz;
+use futures::{Stream, StreamExt as _};
+use kfp_core::shutdown::CancellationToken;
+use kube::api::{Api, ApiResource};
+use kube::core::DynamicObject;
+use kube::runtime::watcher::{Config, Event};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::task::JoinSet;
+
+use crate::agenda::Agenda;
+use crate::model::{LABEL_SCHEDULE, Run};
+use crate::reconcile::{Action, reconcile};
+use crate::schedule::Trigger;
+use crate::sync::{Outcome, Seen, Syncer, now, schedules, wanted, workflows};
+
+/// How long a run counts as active before its Workflow is seen.
+const STARTING: Duration = Duration::from_secs(30);
+/// Completed runs of a schedule that are kept; its history shows at most 100.
+const COMPLETED: usize = 110;
+/// Objects in one page of a list: bounds the memory that a start takes.
+const PAGE: u32 = 100;
+
+/// Namespace and name of a schedule.
+type Key = (String, String);
+
+type Watched = watcher::Result<Event<DynamicObject>>;
+
+/// The names seen in a list, while it lasts.
+#[derive(Default)]
+struct Listing {
+    seen: Option<HashSet<Key>>,
+    complete: bool,
+}
+
+/// See the module.
+pub struct Controller {
+    syncer: Syncer,
+    zone: Tz,
+    workers: usize,
+    resync: Duration,
+    schedules: HashMap<Key, Seen>,
+    /// Workflows by schedule, each list sorted by name.
+    runs: HashMap<Key, Vec<Run>>,
+    /// Runs that the API server has created and whose Workflows are not seen yet.
+    starting: HashMap<Key, Vec<(String, Instant)>>,
+    agenda: Agenda<Key>,
+    schedule_listing: Listing,
+    run_listing: Listing,
+}
+
+impl Controller {
+    /// A controller that knows nothing yet.
+    pub fn new(syncer: Syncer, zone: Tz, workers: usize, resync: Duration) -> Self {
+        Self {
+            syncer,
+            zone,
+            workers: workers.max(1),
+            resync,
+            schedules: HashMap::new(),
+            runs: HashMap::new(),
+            starting: HashMap::new(),
+            agenda: Agenda::default(),
+            schedule_listing: Listing::default(),
+            run_listing: Listing::default(),
+        }
+    }
+
+    fn watch(&self, namespace: &str, resource: &ApiResource, config: Config) -> impl Stream<Item = Watched> + use<> {
+        let client = self.syncer.client().clone();
+        let api = if namespace.is_empty() {
+            Api::all_with(client, resource)
+        } else {
+            Api::namespaced_with(client, namespace, resource)
+        };
+        watcher(api, config.page_size(PAGE)).default_backoff()
+    }
+
+    /// Works until `shutdown` is cancelled; then finishes what is under way.
+    pub async fn run(mut self, namespace: &str, shutdown: CancellationToken) {
+        let mut schedule_events = pin!(self.watch(namespace, &schedules(), Config::default()));
+        let mut run_events = pin!(self.watch(namespace, &workflows(), Config::default().labels(LABEL_SCHEDULE)));
+        let mut resync = tokio::time::interval(self.resync);
+        resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut jobs: JoinSet<(Key, Outcome)> = JoinSet::new();
+        loop {
+            self.start_jobs(&mut jobs);
+            let (pause, timer) = if self.listed() && jobs.len() < self.workers { self.agenda.wake() } else { (None, None) };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(done) = jobs.join_next() => match done {
+                    Ok((key, outcome)) => self.finish(&key, outcome),
+                    Err(error) => tracing::error!("a worker stopped: {error}"),
+                },
+                Some(event) = schedule_events.next() => self.schedule_event(event),
+                Some(event) = run_events.next() => self.run_event(event),
+                _ = resync.tick() => {
+                    let keys: Vec<Key> = self.schedules.keys().cloned().collect();
+                    keys.iter().for_each(|key| self.agenda.put(key));
+                }
+                () = sleep_until(pause) => {}
+                () = sleep_until(timer.map(instant_of)) => {}
+            }
+        }
+        while jobs.join_next().await.is_some() {}
+    }
+
+    /// Whether both kinds of objects are known.
+    fn listed(&self) -> bool {
+        self.schedule_listing.complete && self.run_listing.complete
+    }
+
+    /// Hands out keys while workers are free.
+    fn start_jobs(&mut self, jobs: &mut JoinSet<(Key, Outcome)>) {
+        if !self.listed() {
+            return;
+        }
+        while jobs.len() < self.workers {
+            let Some(key) = self.agenda.next(Instant::now(), now()) else { break };
+            match self.look(&key) {
+                None => self.agenda.done(&key),
+                Some((runs, starting)) => {
+                    let syncer = self.syncer.clone();
+                    jobs.spawn(async move {
+                        let outcome = syncer.sync(&key.0, &key.1, runs, starting).await;
+                        (key, outcome)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Decides on what is known whether a schedule needs work; then its Workflows, and the number of runs without one.
+    fn look(&mut self, key: &Key) -> Option<(Vec<Run>, usize)> {
+        let Some(seen) = self.schedules.get(key) else {
+            self.starting.remove(key);
+            self.agenda.forget(key);
+            return None;
+        };
+        let runs = self.runs.get(key).map_or(&[][..], Vec::as_slice);
+        let starting = match self.starting.get_mut(key) {
+            Some(list) => {
+                list.retain(|(_, until)| *until > Instant::now());
+                list.len()
+            }
+            None => 0,
+        };
+        let decision = reconcile(&seen.schedule, runs, starting, now(), self.zone);
+        let print = wanted(&decision);
+        self.agenda.wake_at(key, decision.wake);
+        let settled = decision.action == Action::Rest && (print == seen.observed || Some(print) == seen.written);
+        (!settled).then(|| (runs.to_vec(), starting))
+    }
+
+    /// Takes in what a worker did.
+    fn finish(&mut self, key: &Key, outcome: Outcome) {
+        if let Some(started) = outcome.started {
+            match started.workflow {
+                Some(run) => self.put_run(key, run),
+                None => {
+                    let known = self.runs.get(key).is_some_and(|runs| runs.iter().any(|r| r.run_id == started.run_id));
+                    if !known {
+                        let entry = (started.run_id, Instant::now() + STARTING);
+                        self.starting.entry(key.clone()).or_default().push(entry);
+                    }
+                }
+            }
+        }
+        match outcome.result {
+            Ok(Some(seen)) => {
+                self.schedules.insert(key.clone(), seen);
+                self.agenda.done(key);
+                // There may be more to catch up with.
+                self.agenda.put(key);
+            }
+            Ok(None) => {
+                self.schedules.remove(key);
+                self.agenda.done(key);
+                self.agenda.put(key);
+            }
+            Err(_) => {
+                let pause = self.agenda.failed(key, Instant::now());
+                tracing::debug!(schedule = key.1, ?pause, "waiting before the next attempt");
+            }
+        }
+    }
+
+    fn schedule_event(&mut self, event: Watched) {
+        let object = match event {
+            Ok(Event::Init) => {
+                self.schedule_listing.seen = Some(HashSet::new());
+                return;
+            }
+            Ok(Event::InitApply(object)) => {
+                if let Some(seen) = &mut self.schedule_listing.seen {
+                    seen.insert(key_of(&object));
+                }
+                object
+            }
+            Ok(Event::InitDone) => {
+                let seen = self.schedule_listing.seen.take().unwrap_or_default();
+                self.schedule_listing.complete = true;
+                let gone: Vec<Key> = self.schedules.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+                for key in gone {
+                    self.drop_schedule(&key);
+                }
+                return;
+            }
+            Ok(Event::Apply(object)) => object,
+            Ok(Event::Delete(object)) => {
+                self.drop_schedule(&key_of(&object));
+                return;
+            }
+            Err(error) => {
+                tracing::warn!("watch of ScheduledWorkflows interrupted: {error}");
+                return;
+            }
+        };
+        let key = key_of(&object);
+        let mut seen = Seen::read(&object);
+        let known = self.schedules.get(&key);
+        if let Some(known) = known
+            && known.version == seen.version
+        {
+            seen.written = known.written;
+        }
+        let changed = known.is_none_or(|known| known.spec != seen.spec || known.schedule.uid != seen.schedule.uid);
+        if changed && let Trigger::Broken(why) = &seen.schedule.timing.trigger {
+            tracing::warn!(namespace = key.0, schedule = key.1, "never fires: {why}");
+            let client = self.syncer.client().clone();
+            let text = format!("Schedulde workflow synced failed: Permanent failure: {why}");
+            tokio::spawn(async move {
+                crate::events::publish(&client, &object, crate::events::Kind::Failed, text).await;
+            });
+        }
+        self.schedules.insert(key.clone(), seen);
+        if changed { self.agenda.put_fresh(&key) } else { self.agenda.put(&key) }
+    }
+
+    fn drop_schedule(&mut self, key: &Key) {
+        self.schedules.remove(key);
+        self.agenda.put(key);
+    }
+
+    fn run_event(&mut self, event: Watched) {
+        match event {
+            Ok(Event::Init) => self.run_listing.seen = Some(HashSet::new()),
+            Ok(Event::InitApply(object)) => {
+                if let Some(seen) = &mut self.run_listing.seen {
+                    seen.insert(key_of(&object));
+                }
+                self.apply_run(&object);
+            }
+            Ok(Event::InitDone) => {
+                let seen = self.run_listing.seen.take().unwrap_or_default();
+                self.run_listing.complete = true;
+                for (key, runs) in &mut self.runs {
+                    let before = runs.len();
+                    runs.retain(|run| seen.contains(&(run.namespace.clone(), run.name.clone())));
+                    if runs.len() < before {
+                        self.agenda.put(key);
+                    }
+                }
+                self.runs.retain(|_, runs| !runs.is_empty());
+            }
+            Ok(Event::Apply(object)) => self.apply_run(&object),
+            Ok(Event::Delete(object)) => {
+                let Some(key) = schedule_of(&object) else { return };
+                let run = Run::read(&object);
+                self.no_longer_starting(&key, &run.run_id);
+                if let Some(runs) = self.runs.get_mut(&key) {
+                    runs.retain(|known| known.name != run.name);
+                    if runs.is_empty() {
+                        self.runs.remove(&key);
+                    }
+                }
+                self.agenda.put(&key);
+            }
+            Err(error) => tracing::warn!("watch of Workflows interrupted: {error}"),
+        }
+    }
+
+    fn apply_run(&mut self, object: &DynamicObject) {
+        if let Some(key) = schedule_of(object) {
+            self.put_run(&key, Run::read(object));
+        }
+    }
+
+    fn no_longer_starting(&mut self, key: &Key, run_id: &str) {
+        if let Some(list) = self.starting.get_mut(key) {
+            list.retain(|(id, _)| id != run_id);
+            if list.is_empty() {
+                self.starting.remove(key);
+            }
+        }
+    }
+
+    /// Takes in a Workflow and lets its schedule be looked at when it changed.
+    fn put_run(&mut self, key: &Key, run: Run) {
+        self.no_longer_starting(key, &run.run_id);
+        let runs = self.runs.entry(key.clone()).or_default();
+        match runs.binary_search_by(|known| known.name.cmp(&run.name)) {
+            Ok(at) if runs[at] == run => return,
+            Ok(at) => runs[at] = run,
+            Err(at) => runs.insert(at, run),
+        }
+        if runs.iter().filter(|run| run.completed).count() > COMPLETED {
+            let oldest = runs.iter().filter(|run| run.completed).map(|run| run.index).min();
+            runs.retain(|run| !run.completed || Some(run.index) != oldest);
+        }
+        self.agenda.put(key);
+    }
+}
+
+fn key_of(object: &DynamicObject) -> Key {
+    let meta = &object.metadata;
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// The schedule that a Workflow belongs to: the one of its label in its own namespace.
+fn schedule_of(object: &DynamicObject) -> Option<Key> {
+    let name = object.metadata.labels.as_ref()?.get(LABEL_SCHEDULE)?;
+    Some((object.metadata.namespace.clone().unwrap_or_default(), name.clone()))
+}
+
+/// The moment of a wall-clock second.
+fn instant_of(at: i64) -> Instant {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let at = Duration::from_secs(u64::try_from(at).unwrap_or(0));
+    let left = at.saturating_sub(since);
+    // A far timer is computed again at the next resync anyway.
+    Instant::now() + left.min(Duration::from_secs(3600))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

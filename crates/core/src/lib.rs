@@ -1,9 +1,11 @@
 //! What several components share: flags, logging, shutdown, JSON as Go prints it, the pipeline-spec model,
-//! Argo Workflow types, the metadata client, object stores and a small Kubernetes client.
+//! Argo Workflow types, gRPC connections, the metadata client, object stores and a small Kubernetes client.
 
 pub mod argo;
 pub mod flags;
 pub mod gojson;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "https")]
 pub mod https;
 #[cfg(feature = "ir")]
@@ -16,3 +18,4 @@ pub mod mlmd;
 #[cfg(feature = "objects")]
 pub mod objects;
 pub mod shutdown;
+pub mod termination;

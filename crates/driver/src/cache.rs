@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use kfp_core::mlmd::{self, Output, names};
-use kfp_core::{gojson, ir};
+use kfp_core::{gojson, grpc, ir};
 use kfp_proto::api;
 use kfp_proto::api::task_service_client::TaskServiceClient;
 use kfp_proto::ml_pipelines::{
@@ -123,7 +123,7 @@ impl Cache {
             page_size: 1,
             ..Default::default()
         };
-        let answer = mlmd::with_retries(|| {
+        let answer = grpc::with_retries(|| {
             let (mut client, query) = (self.client.clone(), query.clone());
             async move { client.list_tasks_v1(query).await }
         })
@@ -164,7 +164,7 @@ impl Cache {
             ..Default::default()
         };
         let create = api::CreateTaskRequest { task: Some(task) };
-        mlmd::with_retries(|| {
+        grpc::with_retries(|| {
             let (mut client, create) = (self.client.clone(), create.clone());
             async move { client.create_task_v1(create).await }
         })

@@ -1,6 +1,6 @@
 //! Why a driver failed.
 
-use kfp_core::{kubeapi, mlmd};
+use kfp_core::{grpc, kubeapi, mlmd};
 
 /// Why a driver failed. Texts that upstream's users know are kept.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum Error {
     /// The pipeline root or its provider configuration is unusable.
     #[error("{0}")]
     Store(String),
+    /// A server cannot be connected to.
+    #[error(transparent)]
+    Connection(#[from] grpc::Error),
     /// The metadata store failed.
     #[error(transparent)]
     Metadata(#[from] mlmd::Error),

@@ -23,7 +23,7 @@ mod times;
 use std::path::PathBuf;
 
 use kfp_core::shutdown::CancellationToken;
-use kfp_core::{kubeapi, mlmd};
+use kfp_core::{grpc, kubeapi, mlmd};
 
 pub use cache::Cache;
 pub use cel::Error as ExpressionError;
@@ -55,7 +55,7 @@ impl Services {
             "" => Ok(default),
             text => text.parse().map_err(|_| Error::Arguments(format!("--{name}: {text:?} is not a port"))),
         };
-        let tls = |enabled: bool| enabled.then(|| mlmd::Tls::load(&servers.ca_cert_path)).transpose();
+        let tls = |enabled: bool| enabled.then(|| grpc::Tls::load(&servers.ca_cert_path)).transpose();
         let metadata = mlmd::Client::connect_lazy(
             &servers.mlmd_server_address,
             port("mlmd_server_port", &servers.mlmd_server_port, 8080)?,
@@ -70,7 +70,7 @@ impl Services {
             },
             Err(_) => metadata,
         };
-        let channel = mlmd::channel(
+        let channel = grpc::channel(
             &servers.ml_pipeline_server_address,
             port("ml_pipeline_server_port", &servers.ml_pipeline_server_port, 8887)?,
             tls(servers.ml_pipeline_tls_enabled)?.as_ref(),
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn wrong_command_lines_fail_within_a_host_and_the_future_may_move_between_threads() {
-        let channel = mlmd::channel("localhost", 1, None).unwrap();
+        let channel = grpc::channel("localhost", 1, None).unwrap();
         let services =
             Services { metadata: mlmd::Client::new(channel.clone()), cache: Cache::new(channel), kubernetes: None };
         let environment = Environment::detect();

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use kfp_core::termination::{MESSAGE_FILE, leave_message};
 use kfp_driver::{Environment, Options, Refused};
 
 #[tokio::main]
@@ -24,6 +25,7 @@ async fn main() -> ExitCode {
 fn failed(error: &dyn std::error::Error) -> ExitCode {
     // Failures of the drive itself carry upstream's prefix already.
     let text = error.to_string();
+    leave_message(MESSAGE_FILE.as_ref(), &text);
     tracing::error!("KFP driver: {}", text.trim_start_matches("KFP driver: "));
     ExitCode::FAILURE
 }

@@ -220,25 +220,67 @@ async fn loops_are_collected_in_order() {
 }
 
 #[tokio::test]
-async fn nested_loops_collect_flat() {
+async fn nested_loops_collect_nested_parameters_and_flat_artifacts() {
     let world = World::new().await;
     let root = world.root(json!({})).await;
     let task = json!({"parameterIterator": {"items": {"raw": "[1, 2]"}, "itemInput": "outer"}});
     let component = json!({
         "inputDefinitions": {"parameters": {"outer": kind("NUMBER_INTEGER")}},
-        "dag": {"tasks": {"inner": {}}, "outputs": {
-            "parameters": {"all": {"valueFromParameter": {"producerSubtask": "inner", "outputParameterKey": "all"}}}}}});
+        "dag": {"tasks": {"inner": {}, "use": {}}, "outputs": {
+            "parameters": {"all": {"valueFromParameter": {"producerSubtask": "inner", "outputParameterKey": "all"}}},
+            "artifacts": {"alls": {"artifactSelectors": [{"producerSubtask": "inner", "outputArtifactKey": "alls"}]}}}}});
     let head = world.dag(root, "outer", task.clone(), component.clone()).await.unwrap();
     assert_eq!(head.get("iteration-count"), Some("2"));
     for index in 0..2 {
         let iteration = world.iteration(head.id(), index, "outer", task.clone(), component.clone()).await;
         assert_eq!(world.execution(iteration).await.inputs().len(), 1);
-        run_loop(&world, iteration, "inner", json!([index * 10, index * 10 + 1])).await;
+        // Loops of unequal length, the second one empty.
+        let items = if index == 0 { json!([1, 2, 3]) } else { json!([]) };
+        run_loop(&world, iteration, "inner", items.clone()).await;
+        // Within the iteration only the inner loop is crossed.
+        let inputs = json!({"inputs": {"parameters": {"l": task_output("inner", "all")}}});
+        let files = world.container(iteration, "use", inputs, definitions(json!({"l": kind("LIST")}))).await.unwrap();
+        assert_eq!(files.parameters()["l"], items);
+        world.finish(files.container(), State::Complete, json!({}), &[]).await;
     }
     assert_eq!(world.state(head.id()).await, State::Complete);
-    let inputs = json!({"inputs": {"parameters": {"l": task_output("outer", "all")}}});
+    let inputs = json!({"inputs": {
+        "parameters": {"l": task_output("outer", "all")}, "artifacts": {"as": task_artifact("outer", "alls")}}});
     let files = world.container(root, "use", inputs, definitions(json!({"l": kind("LIST")}))).await.unwrap();
-    assert_eq!(files.parameters()["l"], json!([0, 1, 10, 11]));
+    assert_eq!(files.parameters()["l"], json!([[1, 2, 3], []]));
+    let uris: Vec<_> = files.executor_input()["inputs"]["artifacts"]["as"]["artifacts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|artifact| artifact["uri"].clone())
+        .collect();
+    assert_eq!(uris, ["minio://b/1", "minio://b/2", "minio://b/3"]);
+}
+
+#[tokio::test]
+async fn a_loop_within_a_loop_may_iterate_over_the_same_items() {
+    let world = World::new().await;
+    let root = world.root(json!({"letters": ["a", "b"]})).await;
+    let task = json!({
+        "inputs": {"parameters": {"letters": from_component("letters")}},
+        "parameterIterator": {"items": {"inputParameter": "letters"}, "itemInput": "letters-item"}});
+    let component = json!({
+        "inputDefinitions": {"parameters": {"letters": kind("LIST"), "letters-item": kind("STRING")}}, "dag": {}});
+    let outer = world.dag(root, "outer", task.clone(), component.clone()).await.unwrap();
+    let iteration = world.iteration(outer.id(), 1, "outer", task.clone(), component.clone()).await;
+    // What is recorded stays what upstream records.
+    assert_eq!(world.execution(iteration).await.inputs().keys().collect::<Vec<_>>(), ["letters-item"]);
+    let inner = world.dag(iteration, "inner", task.clone(), component.clone()).await.unwrap();
+    assert_eq!(inner.get("iteration-count"), Some("2"));
+    let iteration = world.iteration(inner.id(), 0, "inner", task, component).await;
+    let inputs = json!({"inputs": {"parameters": {
+        "item": from_component("letters-item"), "all": from_component("letters")}}});
+    let component = definitions(json!({"item": kind("STRING"), "all": kind("LIST")}));
+    let files = world.container(iteration, "t", inputs, component).await.unwrap();
+    assert_eq!(files.parameters(), json!({"item": "a", "all": ["a", "b"]}));
+    let absent = json!({"inputs": {"parameters": {"x": from_component("absent")}}});
+    let error = world.container(iteration, "t", absent, json!({})).await.unwrap_err().to_string();
+    assert!(error.contains("parent DAG does not have input parameter absent"), "{error}");
 }
 
 #[tokio::test]

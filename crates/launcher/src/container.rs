@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use kfp_core::mlmd::{self, Execution, Output, Run, State, names, text};
 use kfp_core::objects::{self, Session};
 use kfp_core::shutdown::CancellationToken;
-use kfp_core::{ir, kubeapi};
+use kfp_core::{grpc, ir, kubeapi};
 use kfp_proto::api::task_service_client::TaskServiceClient;
 use kfp_proto::api::{CreateTaskRequest, Task as CacheEntry};
 use prost_types::{Timestamp, Value};
@@ -181,7 +181,11 @@ impl Task<'_> {
     }
 
     async fn fetch(&self, name: &str, artifact: &Artifact) -> Result<(), Error> {
-        if artifact.in_workspace() || artifact.uri.is_empty() {
+        if artifact.in_workspace() {
+            self.link(name, artifact).await;
+            return Ok(());
+        }
+        if artifact.uri.is_empty() {
             return Ok(());
         }
         let Some(path) = self.paths.artifact(artifact) else {
@@ -204,6 +208,27 @@ impl Task<'_> {
             tracing::warn!(input = name, uri = artifact.uri, "nothing is stored there, the input will be missing");
         }
         Ok(())
+    }
+
+    /// Shows an artifact of the workspace where it would lie if it had been downloaded, too: older SDKs (2.14 for one)
+    /// look only there.
+    async fn link(&self, name: &str, artifact: &Artifact) {
+        let (Some(real), Some(usual)) = (self.paths.artifact(artifact), objects::local_path(&artifact.uri)) else {
+            return;
+        };
+        let usual = self.paths.place(usual);
+        let made = async {
+            if let Some(parent) = usual.parent() {
+                tokio::fs::create_dir_all(parent).await?;
+            }
+            match tokio::fs::symlink(&real, &usual).await {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                other => other,
+            }
+        };
+        if let Err(error) = made.await {
+            tracing::warn!(input = name, path = %usual.display(), %error, "the workspace's artifact is not linked there");
+        }
     }
 
     /// Stores all output artifacts and describes them for the metadata store.
@@ -328,16 +353,16 @@ impl Task<'_> {
     async fn create_entry(&self, entry: CacheEntry) -> Result<(), String> {
         let server = &self.options.api;
         let tls = match server.tls {
-            true => Some(mlmd::Tls::load(&self.options.ca_cert_path).map_err(|e| e.to_string())?),
+            true => Some(grpc::Tls::load(&self.options.ca_cert_path).map_err(|e| e.to_string())?),
             false => None,
         };
-        let channel = mlmd::channel(&server.address, server.port, tls.as_ref()).map_err(|e| e.to_string())?;
+        let channel = grpc::channel(&server.address, server.port, tls.as_ref()).map_err(|e| e.to_string())?;
         let request = CreateTaskRequest { task: Some(entry) };
         let call = || {
             let (mut client, request) = (TaskServiceClient::new(channel.clone()), request.clone());
             async move { client.create_task_v1(request).await }
         };
-        mlmd::with_retries(call).await.map(drop).map_err(|status| format!("{}: {}", status.code(), status.message()))
+        grpc::with_retries(call).await.map(drop).map_err(|status| format!("{}: {}", status.code(), status.message()))
     }
 
     /// Tells the containers that hold model images that they may end; also after a failure.

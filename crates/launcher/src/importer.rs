@@ -111,15 +111,21 @@ impl Importer<'_> {
             return Ok(Map::new());
         };
         let parent = match self.options.parent_dag_id {
-            0 => BTreeMap::new(),
-            id => self.metadata.execution(id).await?.inputs(),
+            0 => None,
+            id => Some(self.metadata.execution(id).await?),
         };
+        let inputs = parent.as_ref().map(Execution::inputs).unwrap_or_default();
         let mut siblings = mlmd::Tree::new(self.metadata, self.run);
         let mut values = Map::new();
         for (name, source) in given {
             let value = if let Some(input) = source["componentInputParameter"].as_str() {
-                match parent.get(input) {
-                    Some(value) => ir::to_json(value),
+                let found = match (inputs.get(input), &parent) {
+                    (Some(value), _) => Some(value.clone()),
+                    (None, Some(dag)) => self.metadata.loop_input(dag, input).await?,
+                    (None, None) => None,
+                };
+                match found {
+                    Some(value) => ir::to_json(&value),
                     None => continue,
                 }
             } else if let Some(constant) = source["runtimeValue"].get("constant") {

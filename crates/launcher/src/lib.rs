@@ -16,9 +16,9 @@ pub mod placeholders;
 pub mod spec;
 pub mod stores;
 
-use kfp_core::mlmd;
 use kfp_core::objects::Opener;
 use kfp_core::shutdown::CancellationToken;
+use kfp_core::{grpc, mlmd, termination};
 
 pub use error::Error;
 pub use options::{Mode, Options};
@@ -50,23 +50,15 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<Outcom
         Mode::Importer => importer::run(&options).await.map(|execution| Outcome::Completed { execution }),
     };
     if let Err(error) = &result {
-        leave_message(error);
+        let path = paths::Paths::new(options.root.clone()).place(termination::MESSAGE_FILE);
+        termination::leave_message(&path, &error.to_string());
     }
     result
 }
 
-/// Kubernetes shows what a container leaves in this file as the message of its termination.
-fn leave_message(error: &Error) {
-    let path = std::path::Path::new("/dev/termination-log");
-    if path.is_file() {
-        // Best effort: the same text goes to standard error.
-        let _ = std::fs::write(path, error.to_string());
-    }
-}
-
 fn metadata_client(options: &Options) -> Result<mlmd::Client, mlmd::Error> {
     let server = &options.metadata;
-    let tls = if server.tls { Some(mlmd::Tls::load(&options.ca_cert_path)?) } else { None };
+    let tls = if server.tls { Some(grpc::Tls::load(&options.ca_cert_path)?) } else { None };
     mlmd::Client::connect_lazy(&server.address, server.port, tls.as_ref())
 }
 

@@ -60,6 +60,31 @@ async fn a_task_runs_from_inputs_to_recorded_outputs() {
 }
 
 #[tokio::test]
+async fn workspace_artifacts_are_seen_by_every_sdk_and_not_downloaded() {
+    let world = World::new(1).await;
+    std::fs::create_dir_all(world.store("bucket/in")).unwrap();
+    std::fs::write(world.store("bucket/in/data"), "from the bucket").unwrap();
+    let workspace = world.pod("/kfp-workspace/.artifacts/minio/bucket/in");
+    std::fs::create_dir_all(&workspace).unwrap();
+    std::fs::write(workspace.join("data"), "from the workspace").unwrap();
+    let mut input = input();
+    input["inputs"]["artifacts"]["data"]["artifacts"][0]["metadata"] = json!({"_kfp_workspace": true});
+    let usual = world.pod("/minio/bucket/in/data");
+    let script = format!(
+        "test \"$(cat {{{{$.inputs.artifacts['data'].path}}}})\" = 'from the workspace'
+        test \"$(cat {})\" = 'from the workspace'
+        echo 1 > {{{{$.outputs.parameters['number'].output_file}}}}",
+        usual.display()
+    );
+    // Twice, as when the task is tried again in the same pod.
+    for _ in 0..2 {
+        let task = world.task("t").await;
+        world.sh(task, &input, &component(), &script).await.unwrap();
+    }
+    assert!(usual.is_symlink());
+}
+
+#[tokio::test]
 async fn a_failing_command_keeps_its_log_and_fails_the_dag() {
     let world = World::new(2).await;
     let task = world.task("t").await;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kfp_core::mlmd;
+use kfp_core::{grpc, mlmd};
 use kfp_core::shutdown::CancellationToken;
 use kfp_local_api::Cluster;
 use tokio::task::JoinSet;
@@ -306,8 +307,8 @@ fn driver_hook(
     metadata_port: u16,
 ) -> Result<kfp_local_pods::DriverHook, Error> {
     let wrong = failed("driver");
-    let channel = mlmd::channel(host, metadata_port, None).map_err(|e| wrong(e.to_string()))?;
-    let tasks = mlmd::channel(host, grpc_port, None).map_err(|e| wrong(e.to_string()))?;
+    let channel = grpc::channel(host, metadata_port, None).map_err(|e| wrong(e.to_string()))?;
+    let tasks = grpc::channel(host, grpc_port, None).map_err(|e| wrong(e.to_string()))?;
     let config = kfp_core::kubeapi::Config::from_kubeconfig(kubeconfig).map_err(|e| wrong(e.to_string()))?;
     let kubernetes = kfp_core::kubeapi::Client::new(config).map_err(|e| wrong(e.to_string()))?;
     let services = kfp_driver::Services {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kfp_core::mlmd;
+use kfp_core::grpc;
 use kfp_core::shutdown::CancellationToken;
 use serde_json::{Value, json};
 
@@ -152,7 +152,7 @@ fn word(state: &str) -> &str {
 }
 
 async fn read((host, port): (&str, u16), id: &str, artifacts: bool) -> Result<Results, Error> {
-    let channel = mlmd::channel(host, port, None).map_err(|e| Error::Metadata(e.to_string()))?;
+    let channel = grpc::channel(host, port, None).map_err(|e| Error::Metadata(e.to_string()))?;
     results::of_run(channel, id, artifacts).await.map_err(|e| Error::Metadata(e.message().to_owned()))
 }
 

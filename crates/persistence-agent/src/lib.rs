@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use kfp_core::mlmd::{Tls, channel};
+use kfp_core::grpc::{Tls, channel};
 use kfp_core::shutdown::CancellationToken;
 use kube::api::{Api, ApiResource, GroupVersionKind};
 use kube::core::DynamicObject;
@@ -40,7 +40,7 @@ pub enum Error {
     Kubernetes(String),
     /// The API server's address or certificate is unusable.
     #[error("cannot use the API server's address: {0}")]
-    Address(#[from] kfp_core::mlmd::Error),
+    Address(#[from] kfp_core::grpc::Error),
     /// The API server did not answer in time.
     #[error("the API server at {address} did not answer within {seconds} s; is it running and is the address right?")]
     NotReady {

@@ -12,11 +12,12 @@ mod tree;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use kfp_proto::ml_metadata::metadata_store_service_client::MetadataStoreServiceClient;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
+
+use crate::grpc::{self, Tls};
 
 pub use artifact::{artifact_from_metadata, runtime_artifact};
 pub use convert::{double, int, is_truthy_workspace, struct_value, text};
@@ -27,16 +28,6 @@ pub use tree::Tree;
 
 /// Largest message in either direction, as upstream sets it.
 const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
-/// Longest time one attempt may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest time to wait for a TCP connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Attempts per call, the first one included.
-const ATTEMPTS: u32 = 10;
-/// Pause after the first failed attempt; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause between attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why an operation on pipeline metadata failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,22 +40,9 @@ pub enum Error {
         /// The server's answer.
         status: Box<Status>,
     },
-    /// The address is not one that a connection can be made to.
-    #[error("metadata store address {address:?} is invalid: {reason}")]
-    Address {
-        /// `host:port` as given.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A certificate file cannot be read.
-    #[error("cannot read CA certificate {path:?}: {source}")]
-    Certificate {
-        /// The file.
-        path: String,
-        /// The cause.
-        source: std::io::Error,
-    },
+    /// No connection can be made.
+    #[error("metadata store: {0}")]
+    Connection(#[from] grpc::Error),
     /// Something that must exist does not.
     #[error("metadata store: {0} not found")]
     NotFound(String),
@@ -97,103 +75,6 @@ impl Error {
     }
 }
 
-/// How to trust a server: system roots and, if given, one more authority.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    roots: Vec<u8>,
-}
-
-/// Where Linux distributions keep the bundle of trusted authorities.
-const SYSTEM_BUNDLES: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-impl Tls {
-    /// System roots (`SSL_CERT_FILE`, else the distribution's bundle) plus the PEM file at `ca_cert_path` unless that
-    /// is empty.
-    ///
-    /// # Errors
-    /// When `ca_cert_path` cannot be read. Missing system roots are not an error: a private authority may suffice.
-    pub fn load(ca_cert_path: &str) -> Result<Self, Error> {
-        let from_env = std::env::var("SSL_CERT_FILE").ok();
-        let mut roots = from_env
-            .iter()
-            .map(String::as_str)
-            .chain(SYSTEM_BUNDLES)
-            .find_map(|path| std::fs::read(path).ok())
-            .unwrap_or_default();
-        if !ca_cert_path.is_empty() {
-            let own = std::fs::read(ca_cert_path)
-                .map_err(|source| Error::Certificate { path: ca_cert_path.to_owned(), source })?;
-            roots.push(b'\n');
-            roots.extend(own);
-        }
-        Ok(Self { roots })
-    }
-
-    /// The same trust as configuration for a tonic channel.
-    #[must_use]
-    pub fn config(&self) -> ClientTlsConfig {
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.roots))
-    }
-}
-
-/// A lazily connected channel with timeouts on connecting and on every call; also fit for other gRPC services.
-///
-/// # Errors
-/// [`Error::Address`] when host and port do not form an address.
-pub fn channel(address: &str, port: u16, tls: Option<&Tls>) -> Result<Channel, Error> {
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let bad = |reason: String| Error::Address { address: format!("{address}:{port}"), reason };
-    // A bare IPv6 address needs brackets in a URI.
-    let host = if address.contains(':') && !address.starts_with('[') { format!("[{address}]") } else { address.into() };
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{port}"))
-        .map_err(|e| bad(e.to_string()))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(CALL_TIMEOUT)
-        .tcp_nodelay(true);
-    if let Some(tls) = tls {
-        endpoint = endpoint.tls_config(tls.config()).map_err(|e| bad(e.to_string()))?;
-    }
-    Ok(endpoint.connect_lazy())
-}
-
-/// Runs one RPC with bounded retries on transient codes; `call` is repeated with a fresh request each time. The pause
-/// doubles from 100 ms to 10 s, a quarter of it random.
-///
-/// # Errors
-/// The last status when all attempts failed or the code is not transient.
-pub async fn with_retries<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
-where
-    F: Future<Output = Result<Response<T>, Status>>,
-{
-    let mut pause = FIRST_PAUSE;
-    let mut attempt = 1;
-    loop {
-        match call().await {
-            Ok(response) => return Ok(response.into_inner()),
-            Err(status) if attempt < ATTEMPTS && matches!(status.code(), Code::Unavailable | Code::Aborted) => {
-                tracing::debug!(attempt, code = ?status.code(), "retrying: {}", status.message());
-                tokio::time::sleep(jittered(pause)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-                attempt += 1;
-            }
-            Err(status) => return Err(status),
-        }
-    }
-}
-
-/// Between 75 % and 125 % of `pause`, so that many tasks that failed together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
-    pause.mul_f64(0.75 + random / 2.0)
-}
-
 /// A cheap-to-clone client. Connects on first use.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -206,9 +87,9 @@ impl Client {
     /// A client for the service at `address:port`. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Address`] when host and port do not form an address.
+    /// [`Error::Connection`] when host and port do not form an address.
     pub fn connect_lazy(address: &str, port: u16, tls: Option<&Tls>) -> Result<Self, Error> {
-        Ok(Self::new(channel(address, port, tls)?))
+        Ok(Self::new(grpc::channel(address, port, tls)?))
     }
 
     /// A client on an existing channel, for instance an in-process one.
@@ -244,7 +125,7 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        with_retries(|| rpc(self.inner.clone(), Request::new(request.clone())))
+        grpc::with_retries(|| rpc(self.inner.clone(), Request::new(request.clone())))
             .await
             .map_err(|status| Error::Call { call: name, status: Box::new(status) })
     }
@@ -261,29 +142,6 @@ pub(crate) use rpc;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
-
-    #[test]
-    fn jitter_stays_within_a_quarter() {
-        for _ in 0..1000 {
-            let pause = jittered(Duration::from_millis(1000));
-            assert!((Duration::from_millis(750)..=Duration::from_millis(1250)).contains(&pause), "{pause:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn transient_codes_are_retried_a_bounded_number_of_times() {
-        for (code, attempts) in [(Code::Unavailable, 10), (Code::Aborted, 10), (Code::NotFound, 1), (Code::Internal, 1)]
-        {
-            let count = Cell::new(0);
-            let result: Result<(), _> = with_retries(|| {
-                count.set(count.get() + 1);
-                async move { Err(Status::new(code, "no")) }
-            })
-            .await;
-            assert_eq!((result.unwrap_err().code(), count.get()), (code, attempts));
-        }
-    }
 
     #[test]
     fn already_exists_is_recognised_by_code_and_by_text() {

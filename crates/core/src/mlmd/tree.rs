@@ -145,6 +145,19 @@ impl Client {
         Ok(by_key(self.executions(run.id(), Some(dag)).await?).into_values().collect())
     }
 
+    /// An input parameter that DAG `dag` was given but does not record: an iteration has the item in place of the items,
+    /// which only the loop's head keeps (storing them with every iteration would take the square of their size).
+    /// Upstream does not look there, so that a loop within a loop over the same items fails.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn loop_input(&self, dag: &Execution, name: &str) -> Result<Option<prost_types::Value>, Error> {
+        match (dag.iteration_index(), dag.parent_dag_id()) {
+            (Some(_), Some(head)) => Ok(self.execution(head).await?.inputs().remove(name)),
+            _ => Ok(None),
+        }
+    }
+
     /// Brings the state of DAG `dag` and of its ancestors up to date after one of its children came to an end. Stops
     /// at the root (whose state nobody changes) and where nothing follows yet. Upstream does this only when a
     /// container ends; here drivers and importers do it too, so that no DAG is left RUNNING.

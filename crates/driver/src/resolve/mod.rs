@@ -80,6 +80,14 @@ impl<'a> Resolver<'a> {
         self.request.component.input_definitions.clone().unwrap_or_default()
     }
 
+    /// An input parameter of the parent DAG; `None` when it was not given one.
+    async fn dag_parameter(&self, name: &str) -> Result<Option<Value>, Error> {
+        match self.parameters.get(name) {
+            Some(value) => Ok(Some(value.clone())),
+            None => Ok(self.metadata.loop_input(&self.dag, name).await?),
+        }
+    }
+
     async fn dag_artifacts(&mut self) -> Result<BTreeMap<String, ArtifactList>, Error> {
         if let Some(known) = &self.artifacts {
             return Ok(known.clone());

@@ -99,7 +99,7 @@ impl Resolver<'_> {
             Some(Kind::ComponentInputParameter(name)) if name.is_empty() => {
                 return Err(failed("empty component input".to_owned()));
             }
-            Some(Kind::ComponentInputParameter(name)) => match self.parameters.get(name) {
+            Some(Kind::ComponentInputParameter(name)) => match &self.dag_parameter(name).await? {
                 None => return Err(failed(format!("parent DAG does not have input parameter {name}"))),
                 Some(Value { kind: None | Some(ValueKind::NullValue(_)) }) => return Ok(Resolved::Null(name.clone())),
                 Some(value) => value.clone(),

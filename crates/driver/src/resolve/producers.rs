@@ -21,10 +21,29 @@ enum What {
     Artifact,
 }
 
-/// Tasks whose output is looked for: one, or all iterations of a loop.
-struct Leaves {
-    collected: bool,
-    found: Vec<(Execution, String)>,
+/// What an output is made of: one leaf, or those of a loop between `Open` and `Close`, nested as the loops are.
+enum Piece {
+    Open,
+    /// A task that is no DAG, and the key of its output.
+    Leaf(Box<Execution>, String),
+    Close,
+}
+
+/// The value of an output whose leaves' values `of` gives: each loop is a list.
+fn assemble(pieces: &[Piece], of: impl Fn(&Execution, &str) -> Value) -> Value {
+    let mut done: Vec<Value> = Vec::new();
+    let mut enclosing: Vec<Vec<Value>> = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Open => enclosing.push(std::mem::take(&mut done)),
+            Piece::Leaf(execution, key) => done.push(of(execution, key)),
+            Piece::Close => {
+                let values = std::mem::replace(&mut done, enclosing.pop().unwrap_or_default());
+                done.push(Value { kind: Some(ValueKind::ListValue(ListValue { values })) });
+            }
+        }
+    }
+    done.pop().unwrap_or_else(null_value)
 }
 
 /// Where a DAG's output comes from.
@@ -117,22 +136,20 @@ impl Resolver<'_> {
         found.ok_or_else(missing)
     }
 
-    /// Value of an output parameter; a list when a loop is crossed.
+    /// Value of an output parameter: a list for each loop that is crossed, nested as the loops are. Components are
+    /// written for that (`List[List[int]]`) and the SDK's local runner does the same; upstream's driver makes one flat
+    /// list of nested loops.
     pub(super) async fn output_parameter(&mut self, producer: &str, key: &str) -> Result<Value, Error> {
-        let leaves = self.leaves(producer, key, What::Parameter).await?;
-        let value = |(execution, key): &(Execution, String)| execution.output(key).cloned().unwrap_or_else(null_value);
-        let mut values: Vec<Value> = leaves.found.iter().map(value).collect();
-        if leaves.collected {
-            return Ok(Value { kind: Some(ValueKind::ListValue(ListValue { values })) });
-        }
-        Ok(values.pop().unwrap_or_else(null_value))
+        let pieces = self.follow(producer, key, What::Parameter).await?;
+        Ok(assemble(&pieces, |execution, key| execution.output(key).cloned().unwrap_or_else(null_value)))
     }
 
-    /// Output artifacts: one, or as many as a loop made.
+    /// Output artifacts: one, or as many as loops made, in one list however the loops are nested.
     pub(super) async fn output_artifacts(&mut self, producer: &str, key: &str) -> Result<Vec<RuntimeArtifact>, Error> {
-        let leaves = self.leaves(producer, key, What::Artifact).await?;
+        let pieces = self.follow(producer, key, What::Artifact).await?;
         let mut artifacts = Vec::new();
-        for (execution, key) in &leaves.found {
+        for piece in &pieces {
+            let Piece::Leaf(execution, key) = piece else { continue };
             let found = self.metadata.output_artifacts(execution.id()).await?.remove(key).ok_or_else(|| {
                 let (task, id) = (execution.task_name(), execution.id());
                 Error::Inputs(format!("task {task:?} (execution {id}) has no output artifact {key:?}"))
@@ -148,33 +165,38 @@ impl Resolver<'_> {
         Ok(artifacts)
     }
 
-    /// Follows an output down to the tasks that made it. Within a loop: depth first, iterations in order, so that
-    /// nested loops give one flat list. Upstream does not collect a loop without iterations and fails; here the list
-    /// is empty.
-    async fn leaves(&mut self, producer: &str, key: &str, what: What) -> Result<Leaves, Error> {
+    /// Follows an output down to the tasks that made it; within a loop, iterations in order. Upstream does not collect
+    /// a loop without iterations and fails; here the list is empty.
+    async fn follow(&mut self, producer: &str, key: &str, what: What) -> Result<Vec<Piece>, Error> {
         if key.is_empty() {
             return Err(Error::Inputs(format!("output key of producer task {producer:?} is empty")));
         }
-        let mut leaves = Leaves { collected: false, found: Vec::new() };
-        let mut pending = vec![(self.producer(producer).await?, key.to_owned())];
-        while let Some((execution, key)) = pending.pop() {
+        let mut pieces = Vec::new();
+        // `None` stands for the end of a loop.
+        let mut pending = vec![Some((self.producer(producer).await?, key.to_owned()))];
+        while let Some(step) = pending.pop() {
+            let Some((execution, key)) = step else {
+                pieces.push(Piece::Close);
+                continue;
+            };
             if !execution.is_dag() {
-                leaves.found.push((execution, key));
+                pieces.push(Piece::Leaf(Box::new(execution), key));
             } else if execution.iteration_count().is_some() {
-                leaves.collected = true;
+                pieces.push(Piece::Open);
+                pending.push(None);
                 let iterations = self.tree.iterations(&execution).await?;
                 for (index, iteration) in iterations.into_iter().enumerate().rev() {
                     let iteration = iteration.ok_or_else(|| {
                         let (task, id) = (execution.task_name(), execution.id());
                         Error::Inputs(format!("cannot find producer task {task:?}, iteration {index} (dag ID {id})"))
                     })?;
-                    pending.push((iteration, key.clone()));
+                    pending.push(Some((iteration, key.clone())));
                 }
             } else {
-                pending.push(self.descend(&execution, &key, what).await?);
+                pending.push(Some(self.descend(&execution, &key, what).await?));
             }
         }
-        Ok(leaves)
+        Ok(pieces)
     }
 
     /// The task within a DAG that makes one of the DAG's outputs.

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use kfp_core::mlmd::{self, Execution, Output, Run, RunProperties, State};
 use kfp_core::shutdown::CancellationToken;
-use kfp_core::{ir, kubeapi};
+use kfp_core::{grpc, ir, kubeapi};
 use kfp_driver::{Cache, DEFAULT_PIPELINE_ROOT, DriverPod, Environment, Error, Services};
 use kfp_proto::api;
 use kfp_proto::api::task_service_server::{TaskService, TaskServiceServer};
@@ -124,7 +124,7 @@ impl World {
         let server = tonic::transport::Server::builder().add_service(TaskServiceServer::new(FakeCache(tasks.clone())));
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
-        let cache = Cache::new(mlmd::channel("127.0.0.1", port, None).unwrap());
+        let cache = Cache::new(grpc::channel("127.0.0.1", port, None).unwrap());
 
         let objects = Objects::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,173 @@
+//! Connections to gRPC services: trust, channels with timeouts, bounded retries.
+
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Response, Status};
+
+/// Longest time one attempt may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time to wait for a TCP connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Attempts per call, the first one included.
+const ATTEMPTS: u32 = 10;
+/// Pause after the first failed attempt; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a connection cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not one that a connection can be made to.
+    #[error("server address {address:?} is invalid: {reason}")]
+    Address {
+        /// `host:port` as given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A certificate file cannot be read.
+    #[error("cannot read CA certificate {path:?}: {source}")]
+    Certificate {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// How to trust a server: system roots and, if given, one more authority.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    roots: Vec<u8>,
+}
+
+/// Where Linux distributions keep the bundle of trusted authorities.
+const SYSTEM_BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+impl Tls {
+    /// System roots (`SSL_CERT_FILE`, else the distribution's bundle) plus the PEM file at `ca_cert_path` unless that
+    /// is empty.
+    ///
+    /// # Errors
+    /// When `ca_cert_path` cannot be read. Missing system roots are not an error: a private authority may suffice.
+    pub fn load(ca_cert_path: &str) -> Result<Self, Error> {
+        let from_env = std::env::var("SSL_CERT_FILE").ok();
+        let mut roots = from_env
+            .iter()
+            .map(String::as_str)
+            .chain(SYSTEM_BUNDLES)
+            .find_map(|path| std::fs::read(path).ok())
+            .unwrap_or_default();
+        if !ca_cert_path.is_empty() {
+            let own = std::fs::read(ca_cert_path)
+                .map_err(|source| Error::Certificate { path: ca_cert_path.to_owned(), source })?;
+            roots.push(b'\n');
+            roots.extend(own);
+        }
+        Ok(Self { roots })
+    }
+
+    /// The same trust as configuration for a tonic channel.
+    #[must_use]
+    pub fn config(&self) -> ClientTlsConfig {
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.roots))
+    }
+}
+
+/// A lazily connected channel with timeouts on connecting and on every call. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`Error::Address`] when host and port do not form an address.
+pub fn channel(address: &str, port: u16, tls: Option<&Tls>) -> Result<Channel, Error> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let bad = |reason: String| Error::Address { address: format!("{address}:{port}"), reason };
+    // A bare IPv6 address needs brackets in a URI.
+    let host = if address.contains(':') && !address.starts_with('[') { format!("[{address}]") } else { address.into() };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{port}"))
+        .map_err(|e| bad(e.to_string()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .tcp_nodelay(true);
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls.config()).map_err(|e| bad(e.to_string()))?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
+/// Runs one RPC with bounded retries when the server says that trying again may help (`UNAVAILABLE`, and `ABORTED`,
+/// which stands for a database deadlock); `call` is repeated with a fresh request each time. The pause doubles from
+/// 100 ms to 10 s, a quarter of it random.
+///
+/// # Errors
+/// The last status when all attempts failed or the code is not transient.
+pub async fn with_retries<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut pause = FIRST_PAUSE;
+    let mut attempt = 1;
+    loop {
+        match call().await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) if attempt < ATTEMPTS && matches!(status.code(), Code::Unavailable | Code::Aborted) => {
+                tracing::debug!(attempt, code = ?status.code(), "retrying: {}", status.message());
+                tokio::time::sleep(jittered(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                attempt += 1;
+            }
+            Err(status) => return Err(status),
+        }
+    }
+}
+
+/// Between 75 % and 125 % of `pause`, so that many tasks that failed together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+    pause.mul_f64(0.75 + random / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn jitter_stays_within_a_quarter() {
+        for _ in 0..1000 {
+            let pause = jittered(Duration::from_millis(1000));
+            assert!((Duration::from_millis(750)..=Duration::from_millis(1250)).contains(&pause), "{pause:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn transient_codes_are_retried_a_bounded_number_of_times() {
+        for (code, attempts) in [(Code::Unavailable, 10), (Code::Aborted, 10), (Code::NotFound, 1), (Code::Internal, 1)]
+        {
+            let count = Cell::new(0);
+            let result: Result<(), _> = with_retries(|| {
+                count.set(count.get() + 1);
+                async move { Err(Status::new(code, "no")) }
+            })
+            .await;
+            assert_eq!((result.unwrap_err().code(), count.get()), (code, attempts));
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_addresses_and_certificates_are_named() {
+        let error = channel("not a host", 8080, None).unwrap_err();
+        assert!(error.to_string().contains("not a host:8080"), "{error}");
+        assert!(channel("::1", 8080, None).is_ok());
+        let error = Tls::load("/no/such/ca.pem").unwrap_err();
+        assert!(error.to_string().starts_with("cannot read CA certificate \"/no/such/ca.pem\""), "{error}");
+    }
+}

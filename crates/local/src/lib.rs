@@ -89,9 +89,13 @@ async fn one(options: &options::Platform, job: Job, shutdown: &CancellationToken
             Err(error) => error.into(),
         }),
     };
-    let address = platform.rest.clone();
     platform.stop().await?;
     let succeeded = shown?;
-    println!("everything is kept in {}; `kfp-local up` serves it at {address}", options.data_dir.display());
+    println!(
+        "everything is kept in {}; `kfp-local up` serves it at http://{}:{}",
+        options.data_dir.display(),
+        options.host,
+        options.rest_port
+    );
     Ok(i32::from(!succeeded))
 }

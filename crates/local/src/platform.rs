@@ -5,9 +5,8 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kfp_core::mlmd;
-use kfp_core::{grpc, mlmd};
 use kfp_core::shutdown::CancellationToken;
+use kfp_core::{grpc, mlmd};
 use kfp_local_api::Cluster;
 use tokio::task::JoinSet;
 
@@ -129,13 +128,16 @@ impl Platform {
             mlmd_address: Some(host.clone()),
             mlmd_port: metadata_port,
             namespace: NAMESPACE.to_owned(),
+            importers_wait: true,
             ..kfp_compiler::Options::default()
         };
         let api = apiserver_options(&data, &objects, kube.clone(), compiler, listeners.rest, listeners.grpc)?;
         platform.spawn("API server", kfp_apiserver::run(api, servers.clone()));
 
-        let agent = agent_options(kube, &host, grpc_port)?;
+        let agent = agent_options(kube.clone(), &host, grpc_port)?;
         platform.spawn("persistence agent", kfp_persistence_agent::run(agent, workers.clone()));
+        let schedules = schedule_options(kube, &host, grpc_port)?;
+        platform.spawn("schedule controller", kfp_scheduledworkflow::run(schedules, workers.clone()));
 
         platform.spawn(
             "workflow engine",
@@ -265,7 +267,9 @@ async fn kube_client(kubeconfig: &Path) -> Result<kube::Client, Error> {
     let wrong = failed("Kubernetes client");
     let file = kube::config::Kubeconfig::read_from(kubeconfig).map_err(|e| wrong(e.to_string()))?;
     let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| wrong(e.to_string()))?;
+    let mut config = kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| wrong(e.to_string()))?;
+    // Callers have their own retries and deadlines.
+    config.default_retry = false;
     kube::Client::try_from(config).map_err(|e| wrong(e.to_string()))
 }
 
@@ -294,6 +298,15 @@ fn agent_options(kube: kube::Client, host: &str, grpc_port: u16) -> Result<kfp_p
     let words = ["--namespace", NAMESPACE, "--mlPipelineAPIServerName", host].map(str::to_owned);
     let mut options = kfp_persistence_agent::Options::parse(words)
         .map_err(|stop| Error::Component { component: "persistence agent", reason: format!("{stop:?}") })?;
+    options.api_grpc_port = grpc_port;
+    options.client = Some(kube);
+    Ok(options)
+}
+
+fn schedule_options(kube: kube::Client, host: &str, grpc_port: u16) -> Result<kfp_scheduledworkflow::Options, Error> {
+    let words = ["--namespace", NAMESPACE, "--mlPipelineAPIServerName", host].map(str::to_owned);
+    let mut options = kfp_scheduledworkflow::Options::parse(words)
+        .map_err(|stop| Error::Component { component: "schedule controller", reason: format!("{stop:?}") })?;
     options.api_grpc_port = grpc_port;
     options.client = Some(kube);
     Ok(options)
@@ -330,10 +343,11 @@ fn driver_hook(
             let paths = invocation.paths.clone();
             let map = move |path: &str| paths.host(Path::new(path));
             match kfp_driver::run_with(invocation.args, &services, &environment, &map).await {
-                Ok(()) => 0,
+                Ok(()) => kfp_local_pods::DriverExit::default(),
                 Err(error) => {
-                    invocation.log.line(&error.to_string());
-                    1
+                    let message = error.to_string();
+                    invocation.log.line(&message);
+                    kfp_local_pods::DriverExit { code: 1, message }
                 }
             }
         })

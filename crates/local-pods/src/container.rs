@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::recovery::MARK;
 use crate::spec::{Container, Pod};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{python, recovery, retry, termination};
+use crate::{engine, python, recovery, retry, termination};
 
 /// What containers of this project's own images do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +102,7 @@ pub(crate) fn plan(
 ) -> Result<Plan, String> {
     let dir = kubelet.dirs.pod(&pod.metadata.uid);
     let root = dir.join("root");
+    let here = runs_here(kubelet, container);
     let base = base_env(kubelet, pod, container, &root);
     let mut env = env::environment(pod, container, &base, sources)?;
     let mut mounts = volumes::mounts(container, volumes, &env)?;
@@ -122,17 +123,20 @@ pub(crate) fn plan(
         let to = paths.resolve(to.as_ref()).map_err(|e| format!("--copy {to}: {e}"))?;
         return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination });
     }
-    if kubelet.options.runner == Runner::Process
-        && let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root)))
-    {
+    if here && let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root))) {
         let path = format!("{}:{path}", python_path(kubelet, container, &root));
         env.insert("PATH".into(), path);
     }
-    let launch = match kubelet.options.runner {
-        Runner::Process => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths)?,
-        Runner::Podman | Runner::Docker => crate::engine::command(kubelet, pod, container, &env, &mounts),
+    let launch = match engine::program(kubelet.options.runner) {
+        Some(program) if !here => engine::command(program, kubelet, pod, container, &env, &mounts),
+        _ => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths)?,
     };
     Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination })
+}
+
+/// Whether a container is a process of this machine: all are without an engine, importers always.
+pub(crate) fn runs_here(kubelet: &Kubelet, container: &Container) -> bool {
+    kubelet.options.runner == Runner::Process || container.command.first().is_some_and(|w| w == "launcher-v2")
 }
 
 fn copy_target(args: &[String]) -> Option<&str> {
@@ -156,7 +160,7 @@ fn python_path(kubelet: &Kubelet, container: &Container, root: &Path) -> String 
 fn base_env(kubelet: &Kubelet, pod: &Pod, container: &Container, root: &Path) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: String| env.push((name.to_string(), value));
-    if kubelet.options.runner == Runner::Process {
+    if runs_here(kubelet, container) {
         for (name, value) in &kubelet.host.env {
             set(name, value.clone());
         }

@@ -239,10 +239,18 @@ fn forget(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, uid: &str, 
 async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) {
     let known: Vec<String> = items.iter().filter_map(|o| uid(o).map(str::to_string)).collect();
     let (pods, private) = (kubelet.dirs.pods(), kubelet.dirs.python().join("private"));
+    let (engine, data) = (crate::engine::program(kubelet.options.runner), kubelet.dirs.data.clone());
     let cleaned = tokio::task::spawn_blocking(move || {
         let killed = recovery::kill_marked(&pods);
         if killed > 0 {
             tracing::info!(killed, "ended processes of an earlier run of kfp-local");
+        }
+        if let Some(program) = engine {
+            match crate::engine::remove_left(program, &data) {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed containers of an earlier run of kfp-local"),
+                Err(message) => tracing::warn!("{message}"),
+            }
         }
         recovery::remove_unknown(&[pods, private], &|uid| known.iter().any(|k| k == uid));
     })

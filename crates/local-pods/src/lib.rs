@@ -119,7 +119,7 @@ pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken
 
 /// Tries whether a container with namespaces comes up.
 async fn namespaces(options: &Options, dirs: &dirs::Dirs, spawner: &process::Spawner) -> Result<bool, Error> {
-    if options.runner != Runner::Process || options.isolation == Isolation::Mapped {
+    if options.isolation == Isolation::Mapped {
         return Ok(false);
     }
     match probe(dirs, spawner).await {
@@ -156,7 +156,7 @@ async fn probe(dirs: &dirs::Dirs, spawner: &process::Spawner) -> Result<(), Stri
     let logs = logs::Logs::new(dir.join("logs"), 1 << 10);
     let log = logs.begin("probe", "probe", "probe", None).map_err(|e| e.to_string())?;
     let (orders, mut queue) = tokio::sync::mpsc::channel(1);
-    let run = process::run(spawner, launch.command(), launch.input, &log, true, &mut queue);
+    let run = process::run(spawner, launch.command(), launch.input, &log, &process::Supervision::Namespace, &mut queue);
     let result = tokio::time::timeout(std::time::Duration::from_secs(20), run).await;
     drop(orders);
     let appeared = dir.join("root/tmp/probe").exists();

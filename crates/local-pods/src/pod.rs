@@ -15,10 +15,10 @@ use crate::container::{self, Work};
 use crate::env::Sources;
 use crate::init::{NOT_FOUND, SETUP_FAILED};
 use crate::kubelet::Kubelet;
-use crate::options::{Invocation, Runner};
+use crate::options::Invocation;
 use crate::outputs;
 use crate::paths::Paths;
-use crate::process::{self, Exit, Order};
+use crate::process::{self, Exit, Order, Supervision};
 use crate::spec::{Container, Pod};
 use crate::status::{self, Ended, Phase, Report, State};
 use crate::volumes::{self, Volumes};
@@ -459,10 +459,17 @@ impl Job {
             }
             Work::Process(launch) => {
                 let command = launch.command();
-                let own = self.kubelet.namespaces;
-                let result =
-                    process::run(&self.kubelet.spawner, command, launch.input.clone(), log, own, &mut orders).await;
-                self.after(result, &launch.program)
+                let supervision = match engine::program(self.kubelet.options.runner) {
+                    Some(program) if !container::runs_here(&self.kubelet, &self.container) => {
+                        Supervision::Engine { program, name: engine::name(pod, &self.container) }
+                    }
+                    _ if self.kubelet.namespaces => Supervision::Namespace,
+                    _ => Supervision::Supervisor,
+                };
+                let spawner = &self.kubelet.spawner;
+                let input = launch.input.clone();
+                let result = process::run(spawner, command, input, log, &supervision, &mut orders).await;
+                self.after(result, &launch.program, &supervision)
             }
         };
         if !exit.report.is_empty() {
@@ -481,28 +488,27 @@ impl Job {
         exit
     }
 
-    fn after(&self, result: std::io::Result<Exit>, program: &[String]) -> Exit {
+    fn after(&self, result: std::io::Result<Exit>, program: &[String], supervision: &Supervision) -> Exit {
         let mut exit = result.unwrap_or_else(|e| {
             let name = program.first().map_or("", String::as_str);
             let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { SETUP_FAILED };
             Exit::failed(code, format!("start {name}: {e}"))
         });
-        if self.kubelet.options.runner != Runner::Process {
-            // The engine's own messages and the container's errors share a stream.
-            if exit.code < 125 || exit.code > 127 {
-                for line in std::mem::take(&mut exit.report).lines() {
-                    self.log.line(line);
+        match supervision {
+            Supervision::Engine { program, name } => {
+                if exit.torn {
+                    engine::remove(program, name);
+                }
+                if exit.report.is_empty() && engine::may_be_its_own(exit.code) {
+                    let (meta, container) = (&self.pod.metadata, &self.container.name);
+                    let log = self.kubelet.logs.path(&meta.namespace, &meta.name, container);
+                    exit.message = engine::failure(&crate::logs::last_lines(&log, 5, 4096).unwrap_or_default());
                 }
             }
-            if exit.torn {
-                let program = engine::program(self.kubelet.options.runner);
-                let _ = std::process::Command::new(program)
-                    .args(["rm", "-f", &engine::name(&self.pod, &self.container)])
-                    .stdout(std::process::Stdio::null())
-                    .spawn();
+            Supervision::Supervisor if exit.torn => {
+                recovery::kill_marked(&self.kubelet.dirs.pod(&self.pod.metadata.uid));
             }
-        } else if exit.torn && !self.kubelet.namespaces {
-            recovery::kill_marked(&self.kubelet.dirs.pod(&self.pod.metadata.uid));
+            Supervision::Supervisor | Supervision::Namespace => {}
         }
         exit
     }

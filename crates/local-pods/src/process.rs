@@ -4,7 +4,8 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
@@ -66,6 +67,22 @@ pub(crate) enum Order {
     Kill,
 }
 
+/// What stands between the server and a container's command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Supervision {
+    /// A process that takes its namespace with it.
+    Namespace,
+    /// A process that must be asked to end the others.
+    Supervisor,
+    /// Client of a container engine: what it prints is the container's, and the container outlives it.
+    Engine {
+        /// The client.
+        program: &'static str,
+        /// The container.
+        name: String,
+    },
+}
+
 /// How a container's process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exit {
@@ -92,7 +109,7 @@ impl Exit {
 }
 
 /// Runs a command to its end: `input` goes to its standard input, its output to the log, its
-/// standard error is the report. `own_namespace`: killing the process ends everything below it.
+/// standard error is the report. With an engine the output is both, in order, and the report stays empty.
 ///
 /// # Errors
 /// When the process cannot be started.
@@ -101,12 +118,24 @@ pub(crate) async fn run(
     mut command: Command,
     input: Vec<u8>,
     log: &LogWriter,
-    own_namespace: bool,
+    supervision: &Supervision,
     orders: &mut mpsc::Receiver<Order>,
 ) -> std::io::Result<Exit> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    let mut merged = None;
+    if matches!(supervision, Supervision::Engine { .. }) {
+        let (reader, writer) = std::io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        merged = Some(Receiver::from_owned_fd(reader.into())?);
+    }
+    // The command, and with it this process's end of the pipe, is dropped by the spawner.
     let mut child = spawner.spawn(command).await?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let mut stdout: Box<dyn AsyncRead + Send + Unpin> = match (merged, child.stdout.take()) {
+        (Some(merged), _) => Box::new(merged),
+        (None, Some(stdout)) => Box::new(stdout),
+        (None, None) => Box::new(tokio::io::empty()),
+    };
     let feed = async move {
         if let Some(mut stdin) = stdin {
             // A process that ended before reading says why in its report.
@@ -115,7 +144,6 @@ pub(crate) async fn run(
         }
     };
     let copy = async {
-        let Some(mut stdout) = stdout else { return };
         let mut block = vec![0; 32 << 10];
         while let Ok(n @ 1..) = stdout.read(&mut block).await {
             log.append(block.get(..n).unwrap_or_default());
@@ -135,7 +163,7 @@ pub(crate) async fn run(
         tokio::select! {
             status = child.wait() => break status?,
             text = &mut pumps, if report.is_none() => report = Some(text),
-            Some(order) = orders.recv() => signal(&child, order, own_namespace),
+            Some(order) = orders.recv() => signal(&child, order, supervision),
         }
     };
     let report = match report {
@@ -148,11 +176,15 @@ pub(crate) async fn run(
 }
 
 /// The child is not reaped yet, so its number cannot belong to anybody else.
-fn signal(child: &Child, order: Order, own_namespace: bool) {
+fn signal(child: &Child, order: Order, supervision: &Supervision) {
+    if let (Order::Kill, Supervision::Engine { program, name }) = (order, supervision) {
+        crate::engine::remove(program, name);
+        return;
+    }
     let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw) else { return };
     let result = match order {
         Order::Terminate => kill(pid, Signal::SIGTERM),
-        Order::Kill if own_namespace => killpg(pid, Signal::SIGKILL),
+        Order::Kill if *supervision == Supervision::Namespace => killpg(pid, Signal::SIGKILL),
         Order::Kill => kill(pid, crate::init::KILL),
     };
     if let Err(error) = result {

@@ -48,6 +48,7 @@ pub(crate) struct Container {
     pub(crate) env_from: Vec<EnvFrom>,
     pub(crate) volume_mounts: Vec<Mount>,
     pub(crate) restart_policy: String,
+    pub(crate) image_pull_policy: String,
     pub(crate) termination_message_path: String,
     pub(crate) termination_message_policy: String,
     pub(crate) resources: Resources,

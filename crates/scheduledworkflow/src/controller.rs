@@ -1,5 +1,6 @@
 //! The loop: watches, agenda and workers.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -17,10 +18,10 @@ use crate::agenda::Agenda;
 use crate::model::{LABEL_SCHEDULE, Run};
 use crate::reconcile::{Action, reconcile};
 use crate::schedule::Trigger;
-use crate::sync::{Outcome, Seen, Syncer, now, schedules, wanted, workflows};
+use crate::sync::{Outcome, Seen, Started, Syncer, now, schedules, wanted, workflows};
 
-/// How long a run counts as active before its Workflow is seen.
-const STARTING: Duration = Duration::from_secs(30);
+/// How long a run counts as active without its Workflow being seen.
+const UNSEEN: Duration = Duration::from_secs(30);
 /// Completed runs of a schedule that are kept; its history shows at most 100.
 const COMPLETED: usize = 110;
 /// Objects in one page of a list: bounds the memory that a start takes.
@@ -38,6 +39,15 @@ struct Listing {
     complete: bool,
 }
 
+/// A run that was started and whose Workflow the watch has not shown yet.
+struct Unseen {
+    run_id: String,
+    /// Its Workflow, when the controller made it itself.
+    workflow: Option<Run>,
+    /// When to stop waiting: the Workflow may be gone already.
+    until: Instant,
+}
+
 /// See the module.
 pub struct Controller {
     syncer: Syncer,
@@ -47,8 +57,7 @@ pub struct Controller {
     schedules: HashMap<Key, Seen>,
     /// Workflows by schedule, each list sorted by name.
     runs: HashMap<Key, Vec<Run>>,
-    /// Runs that the API server has created and whose Workflows are not seen yet.
-    starting: HashMap<Key, Vec<(String, Instant)>>,
+    unseen: HashMap<Key, Vec<Unseen>>,
     agenda: Agenda<Key>,
     schedule_listing: Listing,
     run_listing: Listing,
@@ -64,7 +73,7 @@ impl Controller {
             resync,
             schedules: HashMap::new(),
             runs: HashMap::new(),
-            starting: HashMap::new(),
+            unseen: HashMap::new(),
             agenda: Agenda::default(),
             schedule_listing: Listing::default(),
             run_listing: Listing::default(),
@@ -90,7 +99,8 @@ impl Controller {
         let mut jobs: JoinSet<(Key, Outcome)> = JoinSet::new();
         loop {
             self.start_jobs(&mut jobs);
-            let (pause, timer) = if self.listed() && jobs.len() < self.workers { self.agenda.wake() } else { (None, None) };
+            let (pause, timer) =
+                if self.listed() && jobs.len() < self.workers { self.agenda.wake() } else { (None, None) };
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(done) = jobs.join_next() => match done {
@@ -138,50 +148,55 @@ impl Controller {
     /// Decides on what is known whether a schedule needs work; then its Workflows, and the number of runs without one.
     fn look(&mut self, key: &Key) -> Option<(Vec<Run>, usize)> {
         let Some(seen) = self.schedules.get(key) else {
-            self.starting.remove(key);
+            self.unseen.remove(key);
             self.agenda.forget(key);
             return None;
         };
-        let runs = self.runs.get(key).map_or(&[][..], Vec::as_slice);
-        let starting = match self.starting.get_mut(key) {
-            Some(list) => {
-                list.retain(|(_, until)| *until > Instant::now());
-                list.len()
+        let mut runs = Cow::Borrowed(self.runs.get(key).map_or(&[][..], Vec::as_slice));
+        let mut starting = 0;
+        if let Some(list) = self.unseen.get_mut(key) {
+            list.retain(|unseen| unseen.until > Instant::now());
+            for unseen in list {
+                match &unseen.workflow {
+                    Some(workflow) => runs.to_mut().push(workflow.clone()),
+                    None => starting += 1,
+                }
             }
-            None => 0,
-        };
-        let decision = reconcile(&seen.schedule, runs, starting, now(), self.zone);
+        }
+        let decision = reconcile(&seen.schedule, &runs, starting, now(), self.zone);
         let print = wanted(&decision);
         self.agenda.wake_at(key, decision.wake);
         let settled = decision.action == Action::Rest && (print == seen.observed || Some(print) == seen.written);
-        (!settled).then(|| (runs.to_vec(), starting))
+        (!settled).then(|| (runs.into_owned(), starting))
     }
 
-    /// Takes in what a worker did.
+    /// Takes in what a worker did. Events may have overtaken it, so nothing newer is replaced.
     fn finish(&mut self, key: &Key, outcome: Outcome) {
-        if let Some(started) = outcome.started {
-            match started.workflow {
-                Some(run) => self.put_run(key, run),
-                None => {
-                    let known = self.runs.get(key).is_some_and(|runs| runs.iter().any(|r| r.run_id == started.run_id));
-                    if !known {
-                        let entry = (started.run_id, Instant::now() + STARTING);
-                        self.starting.entry(key.clone()).or_default().push(entry);
-                    }
-                }
+        if let Some(Started { run_id, workflow, .. }) = outcome.started {
+            let known = |run: &Run| {
+                (!run_id.is_empty() && run.run_id == run_id) || workflow.as_ref().is_some_and(|w| w.name == run.name)
+            };
+            if !self.runs.get(key).is_some_and(|runs| runs.iter().any(known)) {
+                let unseen = Unseen { run_id, workflow, until: Instant::now() + UNSEEN };
+                self.unseen.entry(key.clone()).or_default().push(unseen);
             }
         }
         match outcome.result {
             Ok(Some(seen)) => {
-                self.schedules.insert(key.clone(), seen);
+                if let Some(known) = self.schedules.get_mut(key) {
+                    if known.version == seen.version {
+                        known.written = seen.written;
+                    } else if is_newer(&seen.version, &known.version) {
+                        *known = seen;
+                    }
+                }
                 self.agenda.done(key);
                 // There may be more to catch up with.
                 self.agenda.put(key);
             }
+            // Deleted: the watch will say so.
             Ok(None) => {
-                self.schedules.remove(key);
-                self.agenda.done(key);
-                self.agenda.put(key);
+                self.agenda.failed(key, Instant::now());
             }
             Err(_) => {
                 let pause = self.agenda.failed(key, Instant::now());
@@ -211,8 +226,8 @@ impl Controller {
                 }
                 return;
             }
-            Ok(Event::Apply(object)) => object,
-            Ok(Event::Delete(object)) => {
+            Ok(Event::Apply(object)) if object.metadata.deletion_timestamp.is_none() => object,
+            Ok(Event::Apply(object) | Event::Delete(object)) => {
                 self.drop_schedule(&key_of(&object));
                 return;
             }
@@ -272,7 +287,7 @@ impl Controller {
             Ok(Event::Delete(object)) => {
                 let Some(key) = schedule_of(&object) else { return };
                 let run = Run::read(&object);
-                self.no_longer_starting(&key, &run.run_id);
+                self.is_seen(&key, &run);
                 if let Some(runs) = self.runs.get_mut(&key) {
                     runs.retain(|known| known.name != run.name);
                     if runs.is_empty() {
@@ -291,18 +306,20 @@ impl Controller {
         }
     }
 
-    fn no_longer_starting(&mut self, key: &Key, run_id: &str) {
-        if let Some(list) = self.starting.get_mut(key) {
-            list.retain(|(id, _)| id != run_id);
+    fn is_seen(&mut self, key: &Key, run: &Run) {
+        if let Some(list) = self.unseen.get_mut(key) {
+            list.retain(|unseen| {
+                unseen.run_id != run.run_id && unseen.workflow.as_ref().is_none_or(|w| w.name != run.name)
+            });
             if list.is_empty() {
-                self.starting.remove(key);
+                self.unseen.remove(key);
             }
         }
     }
 
     /// Takes in a Workflow and lets its schedule be looked at when it changed.
     fn put_run(&mut self, key: &Key, run: Run) {
-        self.no_longer_starting(key, &run.run_id);
+        self.is_seen(key, &run);
         let runs = self.runs.entry(key.clone()).or_default();
         match runs.binary_search_by(|known| known.name.cmp(&run.name)) {
             Ok(at) if runs[at] == run => return,
@@ -315,6 +332,11 @@ impl Controller {
         }
         self.agenda.put(key);
     }
+}
+
+/// Whether a version of an object is newer; versions that are no numbers cannot be compared.
+fn is_newer(version: &str, than: &str) -> bool {
+    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version > than)
 }
 
 fn key_of(object: &DynamicObject) -> Key {

@@ -77,9 +77,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let runs = runs::Runs::new(channel, options.token_path, identity);
     tracing::info!(namespace = options.namespace, %zone, "starting the runs of ScheduledWorkflows");
     let syncer = sync::Syncer::new(client, runs, policy, zone);
-    controller::Controller::new(syncer, zone, options.workers, options.resync)
-        .run(&options.namespace, shutdown)
-        .await;
+    controller::Controller::new(syncer, zone, options.workers, options.resync).run(&options.namespace, shutdown).await;
     Ok(())
 }
 

@@ -199,13 +199,13 @@ impl Run {
     #[must_use]
     pub fn read(object: &DynamicObject) -> Self {
         let DynamicObject { metadata, data: object, .. } = object;
-        let label = |key: &str| {
-            metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str)
-        };
+        let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
         let own = |key: &str| label(&format!("{LABELS}{key}"));
-        let owner = metadata.owner_references.iter().flatten().find(|owner| {
-            owner.kind == "ScheduledWorkflow" && owner.api_version == "kubeflow.org/v1beta1"
-        });
+        let owner = metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.kind == "ScheduledWorkflow" && owner.api_version == "kubeflow.org/v1beta1");
         let mut message = text(object, "/status/message").to_owned();
         message.truncate(message.floor_char_boundary(MESSAGE));
         let created = created(metadata);

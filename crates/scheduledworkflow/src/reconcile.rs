@@ -85,10 +85,7 @@ fn condition(schedule: &Schedule, active: usize) -> (&'static str, &'static str)
 
 fn labels(schedule: &Schedule, active: usize) -> [(String, String); 2] {
     let (kind, _) = condition(schedule, active);
-    [
-        (format!("{LABELS}enabled"), schedule.enabled.to_string()),
-        (format!("{LABELS}status"), kind.to_owned()),
-    ]
+    [(format!("{LABELS}enabled"), schedule.enabled.to_string()), (format!("{LABELS}status"), kind.to_owned())]
 }
 
 /// The whole status, as upstream writes it.

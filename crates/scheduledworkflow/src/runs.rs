@@ -136,7 +136,8 @@ impl Runs {
     #[must_use]
     pub fn new(channel: Channel, token: PathBuf, identity: Option<Identity>) -> Self {
         let value = Token::read(&token);
-        let token = value.is_some().then(|| Token { path: token, value: Arc::new(Mutex::new((Instant::now(), value))) });
+        let token =
+            value.is_some().then(|| Token { path: token, value: Arc::new(Mutex::new((Instant::now(), value))) });
         Self { client: RunServiceClient::new(channel), token, identity }
     }
 
@@ -191,7 +192,10 @@ mod tests {
                 {"name": "object", "value": "{\"a\": [true]}"}]},
         }));
         let run = request(&schedule, &RUN).unwrap().run.unwrap();
-        assert_eq!((run.experiment_id.as_str(), run.recurring_run_id.as_str(), run.service_account.as_str()), ("e", "u", "sa"));
+        assert_eq!(
+            (run.experiment_id.as_str(), run.recurring_run_id.as_str(), run.service_account.as_str()),
+            ("e", "u", "sa")
+        );
         assert_eq!(run.display_name, names::run_name("s", 3));
         assert_eq!(run.scheduled_at.unwrap().seconds, 60);
         let source = v2::PipelineVersionReference { pipeline_id: "p".into(), pipeline_version_id: "v".into() };

@@ -75,9 +75,8 @@ impl Seen {
         let schedule = Schedule::read(object);
         let null = Value::Null;
         let status = object.data.get("status").unwrap_or(&null);
-        let own = |key: &str| {
-            object.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str)
-        };
+        let own =
+            |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
         let observed = fingerprint(
             status,
             ["enabled", "status"].map(|key| own(&format!("{}{key}", crate::model::LABELS)).to_owned()),
@@ -304,28 +303,26 @@ impl Syncer {
         if schedule.embedded {
             return self.create(object, schedule, Instance { run_id: "", slot, now, index }).await;
         }
-        let wrap = |why: String| Error::Run {
-            namespace: schedule.namespace.clone(),
-            name: schedule.name.clone(),
-            why,
-        };
+        let wrap = |why: String| Error::Run { namespace: schedule.namespace.clone(), name: schedule.name.clone(), why };
         let request = runs::request(object, &Instance { run_id: "", slot, now, index }).map_err(wrap)?;
         let run = self.runs.create(request).await.map_err(|status| wrap(status.message().to_owned()))?;
         // A repeated request finds the run of the first one, whose slot counts. Servers that do not keep the slot answer
         // with a later time.
         let first = run.scheduled_at.map(|time| time.seconds).filter(|first| *first > 0 && *first <= slot);
         let slot = first.filter(|first| schedule.timing.last.is_none_or(|last| *first > last)).unwrap_or(slot);
-        tracing::info!(namespace = schedule.namespace, schedule = schedule.name, index, slot, run = run.run_id, "run started");
+        tracing::info!(
+            namespace = schedule.namespace,
+            schedule = schedule.name,
+            index,
+            slot,
+            run = run.run_id,
+            "run started"
+        );
         Ok(Started { slot, run_id: run.run_id, workflow: None })
     }
 
     /// Creates the embedded Workflow, or finds the one that an earlier attempt created.
-    async fn create(
-        &self,
-        object: &DynamicObject,
-        schedule: &Schedule,
-        run: Instance<'_>,
-    ) -> Result<Started, Error> {
+    async fn create(&self, object: &DynamicObject, schedule: &Schedule, run: Instance<'_>) -> Result<Started, Error> {
         let run_id = uuid::Uuid::new_v4().to_string();
         let built = workflow::build(object, &Instance { run_id: &run_id, ..run }, &self.policy)?;
         let wanted: DynamicObject =
@@ -344,7 +341,14 @@ impl Syncer {
             Err(failure) => return Err(failure.into()),
         };
         let slot = created.scheduled.unwrap_or(run.slot);
-        tracing::info!(namespace = schedule.namespace, schedule = schedule.name, index = run.index, slot, workflow = name, "workflow created");
+        tracing::info!(
+            namespace = schedule.namespace,
+            schedule = schedule.name,
+            index = run.index,
+            slot,
+            workflow = name,
+            "workflow created"
+        );
         Ok(Started { slot, run_id: created.run_id.clone(), workflow: Some(created) })
     }
 }

@@ -114,10 +114,7 @@ pub fn build(schedule: &DynamicObject, run: &Instance<'_>, policy: &V1Policy) ->
     drop_keys(&mut workflow, &["status"]);
 
     let metadata = child(&mut workflow, "metadata");
-    drop_keys(
-        metadata,
-        &["generateName", "uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink"],
-    );
+    drop_keys(metadata, &["generateName", "uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink"]);
     metadata["name"] = json!(names::run_name(name, run.index));
     metadata["namespace"] = json!(namespace);
     metadata["ownerReferences"] = json!([{

@@ -88,7 +88,9 @@ impl RunService for Shared {
         &self,
         request: tonic::Request<v2::CreateRunRequest>,
     ) -> Result<tonic::Response<v2::Run>, tonic::Status> {
-        self.0.create_run(request).await
+        // A caller that goes away does not stop the work half-way.
+        let server = self.0.clone();
+        tokio::spawn(async move { server.create_run(request).await }).await.unwrap()
     }
 }
 
@@ -350,7 +352,9 @@ async fn one_off_schedule_ends() {
 async fn cron_fires_every_second_on_time() {
     let world = world().await;
     let trigger = json!({"cronSchedule": {"cron": "* * * * * *"}});
-    world.schedule("s", json!({"enabled": true, "maxConcurrency": 10, "trigger": trigger, "workflow": embedded()})).await;
+    world
+        .schedule("s", json!({"enabled": true, "maxConcurrency": 10, "trigger": trigger, "workflow": embedded()}))
+        .await;
     let mut watch = world.cluster.watch(WF, Some(NS), None, Selectors::default());
     world.controller();
     world.completing();
@@ -494,6 +498,8 @@ async fn namespaces_do_not_mix() {
     let mut world = world().await;
     world.options.namespace = String::new();
     let mut want = BTreeMap::new();
+    let other = json!({"metadata": {"name": "other"}});
+    world.cluster.create(&resources::NAMESPACES, "", other).await.unwrap();
     for namespace in [NS, "other"] {
         let (spec, _) = missed(3, json!({"maxConcurrency": 2, "workflow": embedded()}));
         let object = json!({"metadata": {"name": "s"}, "spec": spec, "status": {}});

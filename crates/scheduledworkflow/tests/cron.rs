@@ -75,10 +75,8 @@ fn recorded_answers() {
     };
     let vectors: Vec<Vector> = serde_json::from_str(&text).unwrap();
     assert!(vectors.len() > 2000, "{} vectors", vectors.len());
-    let failures: Vec<String> = vectors
-        .iter()
-        .filter_map(|v| Some(format!("{:?} {:?} {:?}: {}", v.expr, v.zone, v.from, wrong(v)?)))
-        .collect();
+    let failures: Vec<String> =
+        vectors.iter().filter_map(|v| Some(format!("{:?} {:?} {:?}: {}", v.expr, v.zone, v.from, wrong(v)?))).collect();
     assert!(failures.is_empty(), "{} of {} wrong:\n{}", failures.len(), vectors.len(), failures.join("\n"));
 }
 
@@ -166,8 +164,11 @@ impl Sets {
         let has = |set: &BTreeSet<u32>, value: u32| set.is_empty() || set.contains(&value);
         let (in_month, in_week) = (has(day, wall.day()), has(weekday, wall.weekday().num_days_from_sunday()));
         let days = if day.is_empty() || weekday.is_empty() { in_month && in_week } else { in_month || in_week };
-        has(second, wall.second()) && has(minute, wall.minute()) && has(hour, wall.hour())
-            && has(month, wall.month()) && days
+        has(second, wall.second())
+            && has(minute, wall.minute())
+            && has(hour, wall.hour())
+            && has(month, wall.month())
+            && days
     }
 }
 
@@ -197,9 +198,16 @@ fn zones() -> impl Strategy<Value = Tz> {
 /// Times between 2000 and 2037, half of them within a day of a change of some clock.
 fn times() -> impl Strategy<Value = i64> {
     let changes = [
-        "2011-12-30T10:00:00Z", "2012-03-11T07:00:00Z", "2012-11-04T06:00:00Z", "2018-11-04T03:00:00Z",
-        "2026-03-29T01:00:00Z", "2026-04-04T15:00:00Z", "2026-04-23T22:00:00Z", "2026-10-03T15:30:00Z",
-        "2026-10-25T01:00:00Z", "2010-08-10T21:00:00Z",
+        "2011-12-30T10:00:00Z",
+        "2012-03-11T07:00:00Z",
+        "2012-11-04T06:00:00Z",
+        "2018-11-04T03:00:00Z",
+        "2026-03-29T01:00:00Z",
+        "2026-04-04T15:00:00Z",
+        "2026-04-23T22:00:00Z",
+        "2026-10-03T15:30:00Z",
+        "2026-10-25T01:00:00Z",
+        "2010-08-10T21:00:00Z",
     ];
     let near = (proptest::sample::select(changes.map(seconds).to_vec()), -86_400i64..86_400).prop_map(|(a, b)| a + b);
     prop_oneof![946_684_800i64..2_145_916_800, near]

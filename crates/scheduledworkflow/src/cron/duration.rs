@@ -29,8 +29,8 @@ pub fn parse(text: &str) -> Result<i64, String> {
         if unit.is_empty() {
             return Err(format!("time: missing unit in duration {}", quote(text)));
         }
-        let scale = scale(unit)
-            .ok_or_else(|| format!("time: unknown unit {} in duration {}", quote(unit), quote(text)))?;
+        let scale =
+            scale(unit).ok_or_else(|| format!("time: unknown unit {} in duration {}", quote(unit), quote(text)))?;
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
         total = total.saturating_add(whole.saturating_mul(scale));
         // Eighteen digits are beyond a nanosecond even of an hour.

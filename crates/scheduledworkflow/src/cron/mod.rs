@@ -95,8 +95,7 @@ impl Cron {
 
 fn descriptor(text: &str) -> Result<Cron, Error> {
     if let Some(duration) = text.strip_prefix("@every ") {
-        let nanos =
-            parse_go_duration(duration).map_err(|e| Error(format!("Failed to parse duration {text}: {e}")))?;
+        let nanos = parse_go_duration(duration).map_err(|e| Error(format!("Failed to parse duration {text}: {e}")))?;
         return Ok(Cron::Every((nanos / 1_000_000_000).max(1)));
     }
     let plain = match text {

@@ -137,7 +137,7 @@ pub fn go_format(time: DateTime<Utc>, layout: &str) -> String {
     out
 }
 
-fn element<'a>(time: DateTime<Utc>, rest: &'a str) -> Option<(String, &'a str)> {
+fn element(time: DateTime<Utc>, rest: &str) -> Option<(String, &str)> {
     // An underscore before a year is no padding of a day.
     if let Some(after) = rest.strip_prefix("_2006") {
         return Some((format!("_{}", time.year()), after));

@@ -116,7 +116,11 @@ impl Schedule {
             enabled: spec.enabled.unwrap_or(false),
             max_concurrency: usize::try_from(spec.max_concurrency.unwrap_or(1)).unwrap_or(1).clamp(1, 10),
             max_history: spec.max_history.unwrap_or(10).clamp(0, 100),
-            index: object.pointer("/status/trigger/lastWorkflowIndex").and_then(Value::as_i64).unwrap_or(0).max(0),
+            index: object
+                .pointer("/status/trigger/lastWorkflowIndex")
+                .and_then(Value::as_i64)
+                .unwrap_or(0)
+                .clamp(0, i64::MAX / 2),
             embedded: object.pointer("/spec/workflow/spec").is_some_and(|spec| !spec.is_null()),
         }
     }

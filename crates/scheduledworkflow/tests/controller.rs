@@ -510,7 +510,7 @@ async fn namespaces_do_not_mix() {
     for namespace in [NS, "other"] {
         let mut watch = world.cluster.watch(SWF, Some(namespace), None, Selectors::default());
         let waiting = async {
-            while index(&*world.cluster.get(SWF, namespace, "s").await.unwrap()) < 2 {
+            while index(&world.cluster.get(SWF, namespace, "s").await.unwrap()) < 2 {
                 watch.next().await.unwrap().unwrap();
             }
         };

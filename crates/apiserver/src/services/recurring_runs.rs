@@ -294,6 +294,8 @@ impl Service {
         Ok(json!({
             "apiVersion": "kubeflow.org/v1beta1", "kind": "ScheduledWorkflow",
             "metadata": {"generateName": generate_name(&job.display_name), "namespace": job.namespace}, "spec": spec,
+            // The CRD requires it.
+            "status": {},
         }))
     }
 

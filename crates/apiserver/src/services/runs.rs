@@ -311,7 +311,7 @@ impl Service {
             "apiVersion": "kubeflow.org/v1beta1", "kind": "ScheduledWorkflow", "name": name,
             "uid": text(&schedule, "/metadata/uid"), "controller": true, "blockOwnerDeletion": true,
         }]);
-        let index = schedule.pointer("/status/trigger/lastIndex").and_then(Value::as_i64).unwrap_or(0) + 1;
+        let index = schedule.pointer("/status/trigger/lastWorkflowIndex").and_then(Value::as_i64).unwrap_or(0) + 1;
         for (key, value) in [
             ("scheduledWorkflowName", name.to_owned()),
             ("workflowEpoch", run.created_at.to_string()),

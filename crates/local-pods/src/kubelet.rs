@@ -26,6 +26,8 @@ use crate::spec::Pod;
 const DRIVERS_PER_SLOT: usize = 4;
 /// Waits between attempts to list and watch.
 const RETRY: Duration = Duration::from_millis(500);
+/// Waits between attempts to fail a pod.
+const WRITE_RETRIES: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(5)];
 /// At a shutdown nobody waits half a minute.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// What a pod says that ran when an earlier server ended.
@@ -270,15 +272,21 @@ async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) {
 async fn mark_failed(kubelet: Arc<Kubelet>, object: Arc<Value>, message: String) {
     let text = |path| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_string();
     let (namespace, name, uid) = (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid"));
-    let change = Box::new(move |object: &mut Value| {
-        if object.pointer("/metadata/uid").and_then(Value::as_str) == Some(uid.as_str()) {
-            crate::status::fail(object, &message);
+    for wait in WRITE_RETRIES {
+        let (uid, message) = (uid.clone(), message.clone());
+        let change = Box::new(move |object: &mut Value| {
+            if object.pointer("/metadata/uid").and_then(Value::as_str) == Some(uid.as_str()) {
+                crate::status::fail(object, &message);
+            }
+            Ok(())
+        });
+        let result: Result<(), ApiError> = kubelet.api.modify(&PODS, &namespace, &name, change).await;
+        match result {
+            Ok(()) => return,
+            Err(error) if error.code == 404 => return,
+            Err(error) => tracing::warn!(pod = %name, %error, "cannot write the status of a pod"),
         }
-        Ok(())
-    });
-    let result: Result<(), ApiError> = kubelet.api.modify(&PODS, &namespace, &name, change).await;
-    if let Err(error) = result {
-        tracing::warn!(pod = %name, %error, "cannot write the status of a pod");
+        tokio::time::sleep(wait).await;
     }
 }
 

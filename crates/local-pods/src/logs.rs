@@ -22,6 +22,10 @@ use crate::api::{ApiError, LogOptions, LogSource, LogStream};
 /// Longer lines are split, as container runtimes do.
 const MAX_LINE: usize = 16 << 10;
 const READ_BLOCK: usize = 64 << 10;
+/// Logs end when less than this, or than a twentieth of the disk, is left.
+const RESERVE: u64 = 64 << 20;
+/// How often the disk is looked at.
+const CHECK_EVERY: u64 = 1 << 20;
 /// Name of the Workflow the logs of a pod go with.
 const OWNER: &str = ".workflow";
 
@@ -49,6 +53,8 @@ struct Inner {
     written: u64,
     max: u64,
     full: bool,
+    /// Bytes written when the disk is looked at again.
+    check_at: u64,
     progress: Option<watch::Sender<u64>>,
 }
 
@@ -126,23 +132,41 @@ impl Inner {
     }
 
     fn store(&mut self, out: &[u8], now: &str) {
-        if self.written + out.len() as u64 > self.max {
-            self.full = true;
-            let mut note = Vec::new();
-            let text = format!("[kfp-local: this log reached its limit of {} bytes; the rest is not kept]", self.max);
-            record(&mut note, now, 'F', text.as_bytes());
-            self.write(&note);
+        let text = if self.written + out.len() as u64 > self.max {
+            format!("[kfp-local: this log reached its limit of {} bytes; the rest is not kept]", self.max)
+        } else if self.disk_is_full() {
+            "[kfp-local: the disk is nearly full; the rest of this log is not kept]".to_owned()
+        } else {
+            self.write(out);
             return;
+        };
+        self.full = true;
+        let mut note = Vec::new();
+        record(&mut note, now, 'F', text.as_bytes());
+        self.write(&note);
+    }
+
+    /// Logs leave the last part of a disk to the databases, without which no run can end.
+    fn disk_is_full(&mut self) -> bool {
+        if self.written < self.check_at {
+            return false;
         }
-        self.write(out);
+        self.check_at = self.written + CHECK_EVERY;
+        let Ok(disk) = nix::sys::statvfs::fstatvfs(&self.file) else { return false };
+        let size = disk.fragment_size();
+        let reserve = RESERVE.min(disk.blocks().saturating_mul(size) / 20);
+        disk.blocks_available().saturating_mul(size) < reserve
     }
 
     /// A full disk must not stop the container: what cannot be kept is lost.
     fn write(&mut self, out: &[u8]) {
         if let Err(error) = self.file.write_all(out) {
             if !self.full {
-                tracing::warn!(%error, "a container log cannot be written");
+                tracing::warn!(%error, "a container log cannot be written; the rest of it is not kept");
             }
+            self.full = true;
+            // Half a record would be read as a wrong one.
+            let _ = self.file.set_len(self.written).and_then(|()| self.file.seek(SeekFrom::End(0)));
             return;
         }
         self.written += out.len() as u64;
@@ -191,8 +215,15 @@ impl Logs {
         let file = File::create(&path)?;
         let (progress, receiver) = watch::channel(0);
         locked(&self.live).insert(path, receiver);
-        let inner =
-            Inner { file, partial: Vec::new(), written: 0, max: self.max, full: false, progress: Some(progress) };
+        let inner = Inner {
+            file,
+            partial: Vec::new(),
+            written: 0,
+            max: self.max,
+            full: false,
+            check_at: 0,
+            progress: Some(progress),
+        };
         Ok(LogWriter { inner: Arc::new(Mutex::new(inner)) })
     }
 
@@ -464,6 +495,41 @@ mod tests {
         assert!(plain_text(dir.path(), "ns", "p", "main").is_ok());
         logs.remove_workflow("ns", "wf");
         assert!(plain_text(dir.path(), "ns", "p", "main").is_err());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_ends_with_a_whole_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("main.log");
+        std::fs::write(&path, "").unwrap();
+        let mut inner = Inner {
+            // Opened for reading only: each write fails, as on a full disk.
+            file: File::open(&path).unwrap(),
+            partial: Vec::new(),
+            written: 0,
+            max: 1000,
+            full: false,
+            check_at: u64::MAX,
+            progress: None,
+        };
+        inner.append(b"lost\n");
+        assert!(inner.full);
+        inner.file = File::create(&path).unwrap();
+        inner.append(b"lost as well\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn the_last_lines_are_cut_at_characters() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::new(dir.path().into(), 1 << 20);
+        let writer = logs.begin("ns", "p", "main", None).unwrap();
+        writer.append("one\ntwo\nthree é\n".as_bytes());
+        logs.end("ns", "p", "main", &writer);
+        let path = logs.path("ns", "p", "main");
+        assert_eq!(last_lines(&path, 2, 100).unwrap(), "two\nthree é\n");
+        assert_eq!(last_lines(&path, 80, 2).unwrap(), "\n");
+        assert_eq!(last_lines(&path, 80, 3).unwrap(), "é\n");
     }
 
     #[tokio::test]

@@ -377,7 +377,9 @@ impl Life {
 
     async fn write(&self, status: Value, annotation: Option<String>, last: bool) {
         let meta = &self.pod.metadata;
-        for wait in RETRIES.iter().map(Some).chain([None]) {
+        // The end of a pod must be written whatever it takes: a full disk is emptied some day.
+        let for_ever = RETRIES.last().filter(|_| last).into_iter().flat_map(std::iter::repeat);
+        for wait in RETRIES.iter().chain(for_ever) {
             let (uid, status, annotation) = (meta.uid.clone(), status.clone(), annotation.clone());
             let change = Box::new(move |object: &mut Value| {
                 // A pod of the same name may have taken the place.
@@ -405,8 +407,10 @@ impl Life {
                 Err(e) if e.code == 404 => return,
                 Err(error) => tracing::warn!(pod = %meta.name, %error, "cannot write the status of a pod"),
             }
-            if let Some(wait) = wait {
-                sleep(Duration::from_millis(*wait)).await;
+            let mut wish = self.wish.clone();
+            tokio::select! {
+                () = sleep(Duration::from_millis(*wait)) => {}
+                _ = wish.wait_for(|wish| wish.stop.is_some()) => return,
             }
         }
     }

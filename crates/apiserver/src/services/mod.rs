@@ -58,6 +58,12 @@ fn paging<'a>(token: &'a str, size: i32, sort_by: &'a str, filter: &'a str) -> l
 /// Serves a value as the body of a gRPC answer.
 type Answer<T> = std::result::Result<tonic::Response<T>, tonic::Status>;
 
+/// Does work that changes both the cluster and the database to its end, even when the caller goes away: the server drops
+/// a handler with its connection, which would leave a Workflow without its row.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::internal("the request was not finished", error)))
+}
+
 fn answer<T>(result: Result<T>) -> Answer<T> {
     Ok(tonic::Response::new(result?))
 }

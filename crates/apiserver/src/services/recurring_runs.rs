@@ -8,7 +8,7 @@ use v2::recurring_run_service_server::RecurringRunService;
 use super::runs::{Source, experiment_of, inline, referenced};
 use super::{
     Answer, Handle, answer, paging, parameters_json, plugins_json, plugins_shown, required, runtime_config,
-    spec_struct, stored_parameters,
+    spec_struct, stored_parameters, to_the_end,
 };
 use crate::domain::nodes::text;
 use crate::domain::state::timestamp;
@@ -376,7 +376,9 @@ impl RecurringRunService for Service {
         &self,
         request: tonic::Request<v2::CreateRecurringRunRequest>,
     ) -> Answer<v2::RecurringRun> {
-        answer(self.create(request.into_inner()).await.wrap(|| "Failed to create a recurring run".to_owned()))
+        let (service, given) = (self.clone(), request.into_inner());
+        let created = to_the_end(async move { service.create(given).await }).await;
+        answer(created.wrap(|| "Failed to create a recurring run".to_owned()))
     }
 
     async fn get_recurring_run(&self, request: tonic::Request<v2::GetRecurringRunRequest>) -> Answer<v2::RecurringRun> {

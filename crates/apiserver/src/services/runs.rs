@@ -10,7 +10,7 @@ use v2::run_service_server::RunService;
 use super::experiments::ensure_default;
 use super::{
     Answer, Handle, answer, new_id, paging, parameters_json, plugins_json, plugins_shown, required, runtime_config,
-    spec_struct, stored_parameters,
+    spec_struct, stored_parameters, to_the_end,
 };
 use crate::domain::names;
 use crate::domain::nodes::text;
@@ -481,7 +481,9 @@ fn run_id(given: &v2::Run) -> String {
 #[tonic::async_trait]
 impl RunService for Service {
     async fn create_run(&self, request: tonic::Request<v2::CreateRunRequest>) -> Answer<v2::Run> {
-        answer(self.create(request.into_inner()).await.wrap(|| "Failed to create a run".to_owned()))
+        let (service, given) = (self.clone(), request.into_inner());
+        let created = to_the_end(async move { service.create(given).await }).await;
+        answer(created.wrap(|| "Failed to create a run".to_owned()))
     }
 
     async fn get_run(&self, request: tonic::Request<v2::GetRunRequest>) -> Answer<v2::Run> {
@@ -509,7 +511,9 @@ impl RunService for Service {
     }
 
     async fn retry_run(&self, request: tonic::Request<v2::RetryRunRequest>) -> Answer<()> {
-        answer(self.retry(&request.get_ref().run_id).await.wrap(|| "Failed to retry a run".to_owned()))
+        let (service, id) = (self.clone(), request.into_inner().run_id);
+        let retried = to_the_end(async move { service.retry(&id).await }).await;
+        answer(retried.wrap(|| "Failed to retry a run".to_owned()))
     }
 }
 

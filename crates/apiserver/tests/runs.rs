@@ -5,7 +5,7 @@ mod support;
 
 use kfp_proto::api;
 use serde_json::{Value, json};
-use support::{ADD, Kube, quote, start, start_with};
+use support::{ADD, Hold, Kube, quote, start, start_with};
 
 fn id(value: &Value, field: &str) -> String {
     value[field].as_str().unwrap().to_owned()
@@ -366,5 +366,26 @@ async fn artifacts_of_a_node_are_read_from_the_bucket() {
     // The pod is gone, but Argo recorded its log.
     let log = server.get(&format!("/apis/v1alpha1/runs/{run}/nodes/n-1/log")).await;
     assert_eq!((log.status, log.body.as_str()), (200, "hello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_does_not_leave_a_workflow_without_its_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let hold = Hold::default();
+    *server.kube.hold.lock().unwrap() = Some(hold.clone());
+    tokio::select! {
+        _ = server.run("left", json!({"a": 1, "name": "n"})) => unreachable!("its Workflow is held back"),
+        () = hold.arrived.notified() => {}
+    }
+    hold.proceed.notify_one();
+    let stored = async {
+        while server.get("/apis/v2beta1/runs").await.ok()["runs"].as_array().is_none_or(Vec::is_empty) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), stored).await.unwrap();
+    assert_eq!(server.kube.names("workflows").len(), 1);
     server.stop().await;
 }

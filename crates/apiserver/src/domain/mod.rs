@@ -5,4 +5,5 @@ pub mod macros;
 pub mod names;
 pub mod nodes;
 pub mod retry;
+pub mod slim;
 pub mod state;

@@ -7,6 +7,7 @@ use v2::report_service_server::ReportService;
 use super::{Answer, Handle, answer, new_id};
 use crate::domain::nodes::{self, meta, seconds, text};
 use crate::domain::retry::{GENERATION, PERSISTED};
+use crate::domain::slim;
 use crate::domain::state::{History, State, Storage};
 use crate::error::{Error, Result};
 use crate::store::{experiments, jobs, now, runs, tasks};
@@ -23,7 +24,10 @@ const EPOCH: &str = "scheduledworkflows.kubeflow.org/workflowEpoch";
 const CLAIM_SECONDS: i64 = 600;
 
 /// A reported Workflow with what decides about it.
-struct Report {
+struct Report<'a> {
+    /// As it was sent, which is what is stored.
+    json: &'a str,
+    /// The parts of it that are looked at.
     workflow: Value,
     name: String,
     namespace: String,
@@ -34,9 +38,8 @@ struct Report {
     is_final: bool,
 }
 
-fn object(json: &str, what: &str) -> Result<Value> {
-    let value: Value = serde_json::from_str(json)
-        .map_err(|error| Error::invalid_because(format!("Could not unmarshal {what}"), error))?;
+fn object(parsed: serde_json::Result<Value>, what: &str) -> Result<Value> {
+    let value = parsed.map_err(|error| Error::invalid_because(format!("Could not unmarshal {what}"), error))?;
     for (pointer, field) in [("/metadata/name", "name"), ("/metadata/namespace", "namespace"), ("/metadata/uid", "UID")]
     {
         if text(&value, pointer).is_empty() {
@@ -46,9 +49,9 @@ fn object(json: &str, what: &str) -> Result<Value> {
     Ok(value)
 }
 
-impl Report {
-    fn parse(json: &str) -> Result<Self> {
-        let workflow = object(json, "workflow")?;
+impl<'a> Report<'a> {
+    fn parse(json: &'a str) -> Result<Self> {
+        let workflow = object(slim::workflow(json), "workflow")?;
         let name = text(&workflow, "/metadata/name").to_owned();
         let run_id = meta(&workflow, "labels", RUN_ID).to_owned();
         if run_id.is_empty() {
@@ -67,6 +70,7 @@ impl Report {
             name,
             run_id,
             job_id,
+            json,
             workflow,
         })
     }
@@ -92,9 +96,9 @@ impl Service {
         self.take(Report::parse(json)?).await.map_err(|error| error.wrap("Failed to report workflow"))
     }
 
-    async fn take(&self, report: Report) -> Result<()> {
+    async fn take(&self, report: Report<'_>) -> Result<()> {
         if report.is_final && !report.version.is_empty() {
-            match self.0.cluster.get(Kind::Workflow, &report.namespace, &report.name).await {
+            match self.0.cluster.metadata(Kind::Workflow, &report.namespace, &report.name).await {
                 Ok(live) if text(&live, "/metadata/resourceVersion") != report.version => {
                     return Err(report.skip("the workflow has changed since"));
                 }
@@ -134,7 +138,7 @@ impl Service {
     }
 
     /// Whether the report is of an attempt before the last retry.
-    async fn is_outdated(&self, report: &Report, run: &runs::Run) -> Result<bool> {
+    async fn is_outdated(&self, report: &Report<'_>, run: &runs::Run) -> Result<bool> {
         let generation = run.retry_generation;
         if generation == 0 || !report.is_final || Report::generation(&report.workflow) >= generation {
             return Ok(false);
@@ -142,14 +146,14 @@ impl Service {
         if now() - run.retry_claimed_at <= CLAIM_SECONDS {
             return Ok(true);
         }
-        match self.0.cluster.get(Kind::Workflow, &report.namespace, &report.name).await {
+        match self.0.cluster.metadata(Kind::Workflow, &report.namespace, &report.name).await {
             Ok(live) => Ok(Report::generation(&live) >= generation),
             Err(Failure::NotFound(_)) => Ok(false),
             Err(failure) => Err(report.skip(failure)),
         }
     }
 
-    async fn delete(&self, report: &Report) -> Result<()> {
+    async fn delete(&self, report: &Report<'_>) -> Result<()> {
         match self.0.cluster.delete(Kind::Workflow, &report.namespace, &report.name, Propagation::Default).await {
             Ok(()) => Ok(()),
             Err(Failure::NotFound(_)) => Err(Error::not_found("Workflow", &report.name)),
@@ -158,7 +162,7 @@ impl Service {
     }
 
     /// A Workflow that no run knows: wait for the row of a run that is being created, then delete it.
-    async fn orphan(&self, report: &Report) -> Result<()> {
+    async fn orphan(&self, report: &Report<'_>) -> Result<()> {
         let age = now() - seconds(&report.workflow["metadata"]["creationTimestamp"]);
         if age < self.0.grace_seconds {
             return Err(Error::unavailable(
@@ -174,7 +178,7 @@ impl Service {
     }
 
     /// A Workflow that the schedule controller created without asking: its run is made from the recurring run.
-    async fn adopt(&self, report: &Report, job_id: &str) -> Result<()> {
+    async fn adopt(&self, report: &Report<'_>, job_id: &str) -> Result<()> {
         let created_at = seconds(&report.workflow["metadata"]["creationTimestamp"]);
         let scheduled = meta(&report.workflow, "labels", EPOCH).parse().unwrap_or(created_at);
         let mut history = History::default();
@@ -214,7 +218,7 @@ impl Service {
         let manifests = runs::Manifests {
             pipeline_spec: jobs::spec(&mut tx, job_id).await?,
             workflow_spec: spec.to_string(),
-            workflow_runtime: report.workflow.to_string(),
+            workflow_runtime: report.json.to_owned(),
             ..runs::Manifests::default()
         };
         runs::insert(&mut tx, &run, &manifests).await?;
@@ -223,19 +227,19 @@ impl Service {
         tx.commit().await
     }
 
-    async fn store(&self, report: &Report) -> Result<()> {
+    async fn store(&self, report: &Report<'_>) -> Result<()> {
         let mut tx = self.0.db.write().await?;
         // Read again: the write transaction is where the decision counts.
         let mut run = runs::get(&mut tx, &report.run_id).await?;
         run.state = report.state;
         run.history.note(report.state, now());
         run.finished_at = seconds(&report.workflow["status"]["finishedAt"]);
-        runs::update(&mut tx, &run, &report.workflow.to_string()).await?;
+        runs::update(&mut tx, &run, report.json).await?;
         self.tasks(&mut tx, report).await?;
         tx.commit().await
     }
 
-    async fn tasks(&self, tx: &mut crate::store::Tx, report: &Report) -> Result<()> {
+    async fn tasks(&self, tx: &mut crate::store::Tx, report: &Report<'_>) -> Result<()> {
         let reported = nodes::tasks(&report.workflow, &report.run_id);
         if reported.is_empty() {
             return Ok(());
@@ -254,7 +258,7 @@ impl Service {
     }
 
     /// Marks the Workflow as stored, provided it is still the one that was reported.
-    async fn mark(&self, report: &Report) -> Result<()> {
+    async fn mark(&self, report: &Report<'_>) -> Result<()> {
         let mut patch = vec![];
         if !report.version.is_empty() {
             patch.push(json!({"op": "test", "path": "/metadata/resourceVersion", "value": report.version}));
@@ -273,8 +277,8 @@ impl Service {
     /// # Errors
     /// Code 3 means "do not send again", anything else "send again later".
     pub async fn schedule(&self, json: &str) -> Result<()> {
-        let schedule =
-            object(json, "scheduled workflow").map_err(|error| error.wrap("Failed to report scheduled workflow"))?;
+        let schedule = object(serde_json::from_str(json), "scheduled workflow")
+            .map_err(|error| error.wrap("Failed to report scheduled workflow"))?;
         let report = schedule_report(&schedule)?;
         let uid = text(&schedule, "/metadata/uid");
         let mut tx = self.0.db.write().await?;

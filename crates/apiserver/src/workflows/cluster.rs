@@ -70,6 +70,10 @@ impl From<kube::Error> for Failure {
     }
 }
 
+/// Asks for metadata only.
+const METADATA: http::HeaderValue =
+    http::HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+
 /// How an object is deleted.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Propagation {
@@ -160,6 +164,16 @@ impl Cluster {
         self.send(request(Method::GET, &url(kind, namespace, name), "", Vec::new())?).await
     }
 
+    /// Reads an object's metadata: `apiVersion`, `kind` and `metadata`, the former two of the partial form.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn metadata(&self, kind: Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
+        let mut request = request(Method::GET, &url(kind, namespace, name), "", Vec::new())?;
+        request.headers_mut().insert(http::header::ACCEPT, METADATA);
+        self.send(request).await
+    }
+
     /// Replaces an object; its `resourceVersion` must be current.
     ///
     /// # Errors
@@ -217,14 +231,16 @@ impl Cluster {
         }
     }
 
-    /// Applies a JSON patch whose tests may fail, which is a [`Failure::Conflict`].
+    /// Applies a JSON patch whose tests may fail, which is a [`Failure::Conflict`]. Returns the metadata.
     ///
     /// # Errors
     /// See [`Failure`].
     pub async fn patch(&self, kind: Kind, namespace: &str, name: &str, patch: &Value) -> Result<Value, Failure> {
         let body = patch.to_string().into_bytes();
         let content = "application/json-patch+json";
-        match self.send(request(Method::PATCH, &url(kind, namespace, name), content, body)?).await {
+        let mut request = request(Method::PATCH, &url(kind, namespace, name), content, body)?;
+        request.headers_mut().insert(http::header::ACCEPT, METADATA);
+        match self.send(request).await {
             Err(Failure::Refused(text)) => Err(Failure::Conflict(text)),
             other => other,
         }

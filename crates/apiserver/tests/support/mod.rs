@@ -22,7 +22,16 @@ pub struct Kube {
     pub objects: Arc<Mutex<BTreeMap<String, Value>>>,
     /// Answers every creation with this status instead.
     pub refuse: Arc<Mutex<Option<u16>>>,
+    /// Tells when a creation has arrived and holds its answer back until told to go on.
+    pub hold: Arc<Mutex<Option<Hold>>>,
     counter: Arc<Mutex<u64>>,
+}
+
+/// See [`Kube::hold`].
+#[derive(Clone, Default)]
+pub struct Hold {
+    pub arrived: Arc<tokio::sync::Notify>,
+    pub proceed: Arc<tokio::sync::Notify>,
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Response {
@@ -93,6 +102,11 @@ impl Kube {
         if method == Method::POST {
             if let Some(code) = *kube.refuse.lock().unwrap() {
                 return status(code, "Refused", "refused by the test");
+            }
+            let hold = kube.hold.lock().unwrap().clone();
+            if let Some(hold) = hold {
+                hold.arrived.notify_one();
+                hold.proceed.notified().await;
             }
             let number = kube.next();
             let mut object = body;

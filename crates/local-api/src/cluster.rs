@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use futures::Stream;
 use serde_json::{Value, json};
 
 use crate::ops::{self, Deleted, Scope, WriteOptions};
 use crate::resource::resources;
-use crate::store::{DirLock, Disk, Key, Shared, TableKey, Writer};
-use crate::watch::Request;
+use crate::store::{DirLock, Disk, Key, Shared, Stored, TableKey, Writer};
+use crate::watch::{Request, Seen, changes};
 use crate::{ApiError, DeleteOptions, Error, LogSource, Patch, Resource, Selectors, Watch};
 
 /// Objects of a list, with the version to watch from.
@@ -23,7 +24,7 @@ pub struct List {
 /// One page of a list.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    pub items: Vec<Arc<Value>>,
+    pub items: Vec<Arc<Stored>>,
     pub resource_version: u64,
     /// Where the next page starts (after this namespace and name) and how many objects follow,
     /// the latter only when no selector makes it unknown.
@@ -81,8 +82,7 @@ impl Cluster {
     /// # Errors
     /// 404.
     pub async fn get(&self, r: &Resource, ns: &str, name: &str) -> Result<Arc<Value>, ApiError> {
-        let found = self.shared.read().get(&Key::new(r, ns, name)).map(|entry| entry.object.clone());
-        found.ok_or_else(|| ApiError::not_found(r, name))
+        Ok(self.stored(r, ns, name)?.object())
     }
 
     /// Objects of one namespace, or of all when `ns` is `None`.
@@ -91,7 +91,10 @@ impl Cluster {
     /// None today.
     pub async fn list(&self, r: &Resource, ns: Option<&str>, selectors: &Selectors) -> Result<List, ApiError> {
         let page = self.page(r, ns, selectors, None, None);
-        Ok(List { items: page.items, resource_version: page.resource_version })
+        Ok(List {
+            items: page.items.iter().map(|stored| stored.object()).collect(),
+            resource_version: page.resource_version,
+        })
     }
 
     /// Replaces an object, status included.
@@ -157,7 +160,7 @@ impl Cluster {
     /// every existing object as added and then the changes.
     pub fn watch(&self, r: &Resource, ns: Option<&str>, from: Option<u64>, selectors: Selectors) -> Watch {
         let request = Request { namespace: ns.map(str::to_string), from, selectors, ..Request::default() };
-        self.watch_with(r, request)
+        Watch::open(self.shared.clone(), *r, request)
     }
 
     /// Sets where `pods/log` reads; until then it answers 501.
@@ -173,8 +176,18 @@ impl Cluster {
         &self.shared
     }
 
-    pub(crate) fn watch_with(&self, r: &Resource, request: Request) -> Watch {
-        Watch::open(self.shared.clone(), *r, request)
+    /// An object as it is kept.
+    pub(crate) fn stored(&self, r: &Resource, ns: &str, name: &str) -> Result<Arc<Stored>, ApiError> {
+        let found = self.shared.read().get(&Key::new(r, ns, name)).cloned();
+        found.ok_or_else(|| ApiError::not_found(r, name))
+    }
+
+    pub(crate) fn watch_with(
+        &self,
+        r: &Resource,
+        request: Request,
+    ) -> impl Stream<Item = Result<Seen, ApiError>> + Send + use<> {
+        changes(self.shared.clone(), *r, request)
     }
 
     pub(crate) fn page(
@@ -194,10 +207,10 @@ impl Cluster {
             .table(table)
             .into_iter()
             .flat_map(|table| table.range(ns, start))
-            .filter(|(_, entry)| selectors.matches(&entry.object))
+            .filter(|(_, object)| object.matches(selectors))
             .peekable();
-        for (key, entry) in found.by_ref() {
-            page.items.push(entry.object.clone());
+        for (key, object) in found.by_ref() {
+            page.items.push(object.clone());
             last = Some(key.clone());
             if limit.is_some_and(|limit| page.items.len() >= limit) {
                 break;

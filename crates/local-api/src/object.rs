@@ -110,12 +110,27 @@ fn same_group(api_version: &str, r: &Resource) -> bool {
     api_version.split_once('/').is_some_and(|(group, _)| group == r.group)
 }
 
+/// Deepest nesting of an object; readers of JSON refuse documents a little deeper than this.
+const MAX_DEPTH: usize = 120;
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let Some(rest) = levels.checked_sub(1) else { return true };
+    match value {
+        Value::Array(items) => items.iter().any(|item| is_deeper(item, rest)),
+        Value::Object(members) => members.values().any(|member| is_deeper(member, rest)),
+        _ => false,
+    }
+}
+
 /// Checks name, labels, annotations, finalizers and owner references.
 ///
 /// # Errors
 /// 422 naming the field.
 pub(crate) fn check_meta(r: &Resource, name: &str, object: &Value) -> Result<(), ApiError> {
     check_name(r, name)?;
+    if is_deeper(object, MAX_DEPTH) {
+        return Err(ApiError::invalid(r, name, "", &format!("nested deeper than {MAX_DEPTH} levels")));
+    }
     let metadata = &object["metadata"];
     for field in ["labels", "annotations"] {
         let place = format!("metadata.{field}");

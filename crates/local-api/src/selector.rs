@@ -77,16 +77,26 @@ impl Selectors {
     /// Whether an object is selected.
     pub fn matches(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
-        self.labels.iter().all(|r| r.matches(labels.get(&r.key).and_then(Value::as_str)))
-            && self.fields.iter().all(|f| {
-                let found = f.path.split('.').try_fold(object, |value, key| value.get(key));
-                let found = match found {
-                    Some(Value::String(text)) => text.clone(),
-                    Some(Value::Bool(_) | Value::Number(_)) => found.map(Value::to_string).unwrap_or_default(),
-                    _ => String::new(),
-                };
-                (found == f.value) == f.equal
-            })
+        self.matches_parts(|key| labels.get(key).and_then(Value::as_str), |path| field(object, path))
+    }
+
+    /// Whether an object with these labels and fields is selected.
+    pub(crate) fn matches_parts<'a>(
+        &self,
+        label: impl Fn(&str) -> Option<&'a str>,
+        field: impl Fn(&str) -> String,
+    ) -> bool {
+        self.labels.iter().all(|r| r.matches(label(&r.key)))
+            && self.fields.iter().all(|f| (field(&f.path) == f.value) == f.equal)
+    }
+}
+
+/// A field as selectors see it; empty when there is none.
+pub(crate) fn field(object: &Value, path: &str) -> String {
+    match path.split('.').try_fold(object, |value, key| value.get(key)) {
+        Some(Value::String(text)) => text.clone(),
+        Some(found @ (Value::Bool(_) | Value::Number(_))) => found.to_string(),
+        _ => String::new(),
     }
 }
 

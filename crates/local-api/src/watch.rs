@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::store::{Change, Event, Shared};
-use crate::{ApiError, Resource, Selectors, object};
+use crate::store::{Change, Event, Shared, Stored};
+use crate::{ApiError, Resource, Selectors};
 
 /// What happened to an object, seen through the watch's selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,16 +79,33 @@ pub(crate) struct Request {
 /// Most changes taken from the history at once: bounds the lock's hold and the buffer.
 const BATCH: usize = 128;
 
+/// One change with the object as it is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub kind: EventKind,
+    pub object: Arc<Stored>,
+}
+
 impl Watch {
     pub(crate) fn open(shared: Arc<Shared>, r: Resource, request: Request) -> Self {
-        let seen = shared.revision.subscribe();
-        let mut cursor = Cursor { shared, seen, r, request, position: 0, buffer: VecDeque::new(), ended: false };
-        match cursor.request.from {
-            Some(from) => cursor.position = from,
-            None => cursor.initial(),
-        }
-        Self { inner: futures::stream::unfold(cursor, Cursor::step).boxed() }
+        let parsed = |seen: Seen| WatchEvent { kind: seen.kind, object: seen.object.object() };
+        Self { inner: changes(shared, r, request).map(move |seen| seen.map(parsed)).boxed() }
     }
+}
+
+/// The changes of [`Watch`], not parsed.
+pub(crate) fn changes(
+    shared: Arc<Shared>,
+    r: Resource,
+    request: Request,
+) -> impl Stream<Item = Result<Seen, ApiError>> + Send + use<> {
+    let seen = shared.revision.subscribe();
+    let mut cursor = Cursor { shared, seen, r, request, position: 0, buffer: VecDeque::new(), ended: false };
+    match cursor.request.from {
+        Some(from) => cursor.position = from,
+        None => cursor.initial(),
+    }
+    futures::stream::unfold(cursor, Cursor::step)
 }
 
 struct Cursor {
@@ -98,12 +115,12 @@ struct Cursor {
     request: Request,
     /// Everything up to here was delivered or does not concern this watch.
     position: u64,
-    buffer: VecDeque<Result<WatchEvent, ApiError>>,
+    buffer: VecDeque<Result<Seen, ApiError>>,
     ended: bool,
 }
 
 impl Cursor {
-    async fn step(mut self) -> Option<(Result<WatchEvent, ApiError>, Self)> {
+    async fn step(mut self) -> Option<(Result<Seen, ApiError>, Self)> {
         loop {
             if let Some(event) = self.buffer.pop_front() {
                 self.ended |= event.is_err();
@@ -133,9 +150,9 @@ impl Cursor {
         let state = shared.read();
         self.position = state.revision;
         let table = state.table((self.r.group, self.r.plural));
-        for (_, entry) in table.into_iter().flat_map(|t| t.range(self.request.namespace.as_deref(), None)) {
-            if self.request.selectors.matches(&entry.object) {
-                self.buffer.push_back(Ok(WatchEvent { kind: EventKind::Added, object: entry.object.clone() }));
+        for (_, object) in table.into_iter().flat_map(|t| t.range(self.request.namespace.as_deref(), None)) {
+            if object.matches(&self.request.selectors) {
+                self.buffer.push_back(Ok(Seen { kind: EventKind::Added, object: object.clone() }));
             }
         }
         if self.request.mark_initial {
@@ -176,13 +193,13 @@ impl Cursor {
     }
 
     /// The change as it looks through the selectors.
-    fn seen_as(&self, event: &Event) -> Option<WatchEvent> {
+    fn seen_as(&self, event: &Event) -> Option<Seen> {
         if let Some(namespace) = &self.request.namespace
-            && object::meta(&event.object, "namespace") != Some(namespace)
+            && event.object.namespace() != namespace
         {
             return None;
         }
-        let selected = |object: &Arc<Value>| self.request.selectors.matches(object);
+        let selected = |object: &Arc<Stored>| object.matches(&self.request.selectors);
         let before = event.previous.as_ref().is_some_and(selected);
         let now = event.change != Change::Deleted && selected(&event.object);
         let kind = match (before, now) {
@@ -191,15 +208,15 @@ impl Cursor {
             (true, true) => EventKind::Modified,
             (true, false) => EventKind::Deleted,
         };
-        Some(WatchEvent { kind, object: event.object.clone() })
+        Some(Seen { kind, object: event.object.clone() })
     }
 }
 
-fn bookmark(r: &Resource, revision: u64, end_of_initial: bool) -> WatchEvent {
+fn bookmark(r: &Resource, revision: u64, end_of_initial: bool) -> Seen {
     let mut metadata = json!({ "resourceVersion": revision.to_string() });
     if end_of_initial {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
     let object = json!({ "apiVersion": r.api_version(), "kind": r.kind, "metadata": metadata });
-    WatchEvent { kind: EventKind::Bookmark, object: Arc::new(object) }
+    Seen { kind: EventKind::Bookmark, object: Arc::new(Stored::new(&Arc::new(object))) }
 }

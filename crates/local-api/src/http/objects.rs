@@ -1,5 +1,7 @@
 //! Reading and writing objects.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use base64::Engine as _;
 use futures::StreamExt as _;
@@ -9,11 +11,12 @@ use serde_json::{Value, json};
 use super::protobuf;
 use super::query::Query;
 use super::request::Target;
-use super::response::{Response, status_json};
+use super::response::{Response, status_json, with};
 use super::server::Context;
-use super::table::{Form, Meta};
+use super::table::{Form, Meta, partial};
 use super::watching;
 use crate::ops::{Deleted, Scope, WriteOptions};
+use crate::store::Stored;
 use crate::{ApiError, Patch, Resource, Selectors, object};
 
 /// Largest body. Kubernetes takes 3 MiB requests and stores 1.5 MiB objects; here both are 3 MiB.
@@ -41,7 +44,7 @@ pub(super) async fn handle(
         ("GET" | "HEAD", Some(name)) if request.query.flag("watch")? => {
             request.watch(Selectors::name(name).and(request.query.selectors()?))
         }
-        ("GET" | "HEAD", Some(name)) => request.get(&name).await,
+        ("GET" | "HEAD", Some(name)) => request.get(&name),
         ("GET" | "HEAD", None) if request.query.flag("watch")? => request.watch(request.query.selectors()?),
         ("GET" | "HEAD", None) => request.list(),
         ("POST", None) => request.create(read_body(headers, body).await?).await,
@@ -85,9 +88,13 @@ impl Request<'_> {
         Ok(status_json(status, &self.form()?.single(&self.r, &columns, object)))
     }
 
-    async fn get(&self, name: &str) -> Result<Response, ApiError> {
-        let object = self.context.cluster.get(&self.r, self.place()?, name).await?;
-        self.single(StatusCode::OK, &object)
+    fn get(&self, name: &str) -> Result<Response, ApiError> {
+        let stored = self.context.cluster.stored(&self.r, self.place()?, name)?;
+        match self.form()?.verbatim(&self.r, &stored) {
+            Some(json) => Ok(with(StatusCode::OK, "application/json", Body::from(json))),
+            None if self.form()? == Form::Metadata => Ok(status_json(StatusCode::OK, &partial(&stored))),
+            None => self.single(StatusCode::OK, &stored.object()),
+        }
     }
 
     fn list(&self) -> Result<Response, ApiError> {
@@ -164,7 +171,7 @@ impl Request<'_> {
             }
         };
         let place = self.place()?;
-        let existed = self.context.cluster.get(&self.r, place, name).await.is_ok();
+        let existed = self.context.cluster.stored(&self.r, place, name).is_ok();
         let patched = self.context.cluster.patch_with(&self.r, place, name, patch, self.options()?).await?;
         self.single(if existed { StatusCode::OK } else { StatusCode::CREATED }, &patched)
     }
@@ -194,10 +201,7 @@ impl Request<'_> {
         let results: Vec<Result<Deleted, ApiError>> = futures::stream::iter(page.items)
             .map(|object| {
                 let options = options.clone();
-                async move {
-                    let text = |key: &str| object::meta(&object, key).unwrap_or_default();
-                    cluster.delete_with(&self.r, text("namespace"), text("name"), options).await
-                }
+                async move { cluster.delete_with(&self.r, object.namespace(), object.name(), options).await }
             })
             .buffered(PARALLEL_DELETES)
             .collect()
@@ -205,7 +209,7 @@ impl Request<'_> {
         let mut items = Vec::new();
         for result in results {
             match result {
-                Ok(deleted) => items.push(deleted.object),
+                Ok(deleted) => items.push(Arc::new(Stored::new(&deleted.object))),
                 // Gone with its owner in the meantime.
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),

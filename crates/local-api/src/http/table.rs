@@ -3,14 +3,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use axum::body::Body;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::query::Query;
-use super::response::{Response, status_json};
+use super::response::{Response, status_json, with};
 use crate::registry::Column;
+use crate::store::Stored;
 use crate::{ApiError, Resource, object, resources};
 
 /// What a client accepts.
@@ -78,7 +81,7 @@ impl Form {
     pub(super) fn single<'a>(self, r: &Resource, columns: &[Column], object: &'a Value) -> Cow<'a, Value> {
         match self {
             Self::Plain => versioned(r, object),
-            Self::Metadata => Cow::Owned(partial(object)),
+            Self::Metadata => Cow::Owned(partial_of(&object["metadata"])),
             Self::Table(include) => {
                 let version = json!({"resourceVersion": object::meta(object, "resourceVersion")});
                 Cow::Owned(table(r, columns, std::iter::once(object), include, version))
@@ -86,12 +89,24 @@ impl Form {
         }
     }
 
+    /// The JSON of an object that is shown just as it is kept, without copying it.
+    pub(super) fn verbatim(self, r: &Resource, stored: &Arc<Stored>) -> Option<Bytes> {
+        struct Json(Arc<Stored>);
+        impl AsRef<[u8]> for Json {
+            fn as_ref(&self) -> &[u8] {
+                self.0.json().as_bytes()
+            }
+        }
+        let shown = self == Self::Plain && stored.api_version() == r.api_version();
+        shown.then(|| Bytes::from_owner(Json(stored.clone())))
+    }
+
     /// A list.
     pub(super) fn list(
         self,
         r: &Resource,
         columns: &[Column],
-        items: &[Arc<Value>],
+        items: &[Arc<Stored>],
         meta: Meta,
     ) -> Result<Response, ApiError> {
         let mut metadata = json!({ "resourceVersion": meta.version.to_string() });
@@ -103,25 +118,42 @@ impl Form {
         }
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
-        struct List<'a> {
+        struct List {
             kind: String,
             api_version: String,
             metadata: Value,
-            items: Vec<Cow<'a, Value>>,
+            items: Vec<Value>,
         }
-        let items = items.iter().map(Arc::as_ref);
         Ok(match self {
             Self::Plain => {
-                let items = items.map(|object| versioned(r, object)).collect();
-                let list = List { kind: format!("{}List", r.kind), api_version: r.api_version(), metadata, items };
-                status_json(StatusCode::OK, &list)
+                let wanted = r.api_version();
+                let mut body = format!(
+                    "{{\"kind\":\"{}List\",\"apiVersion\":\"{wanted}\",\"metadata\":{metadata},\"items\":[",
+                    r.kind
+                );
+                for (at, stored) in items.iter().enumerate() {
+                    if at > 0 {
+                        body.push(',');
+                    }
+                    if stored.api_version() == wanted {
+                        body.push_str(stored.json());
+                    } else {
+                        body.push_str(&versioned(r, &stored.object()).to_string());
+                    }
+                }
+                body.push_str("]}");
+                with(StatusCode::OK, "application/json", Body::from(body))
             }
             Self::Metadata => {
-                let items = items.map(|object| Cow::Owned(partial(object))).collect();
+                let items = items.iter().map(|stored| partial(stored)).collect();
                 let (kind, api_version) = ("PartialObjectMetadataList".into(), "meta.k8s.io/v1".into());
                 status_json(StatusCode::OK, &List { kind, api_version, metadata, items })
             }
-            Self::Table(include) => status_json(StatusCode::OK, &table(r, columns, items, include, metadata)),
+            Self::Table(include) => {
+                let objects: Vec<Arc<Value>> = items.iter().map(|stored| stored.object()).collect();
+                let items = objects.iter().map(Arc::as_ref);
+                status_json(StatusCode::OK, &table(r, columns, items, include, metadata))
+            }
         })
     }
 }
@@ -137,8 +169,13 @@ fn versioned<'a>(r: &Resource, object: &'a Value) -> Cow<'a, Value> {
     Cow::Owned(copy)
 }
 
-fn partial(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+/// Metadata only, read without parsing the rest.
+pub(super) fn partial(stored: &Stored) -> Value {
+    partial_of(&stored.metadata())
+}
+
+fn partial_of(metadata: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 
 fn table<'a>(
@@ -180,7 +217,7 @@ fn table<'a>(
             }
             let mut row = json!({ "cells": cells });
             match include {
-                Include::Metadata => row["object"] = partial(object),
+                Include::Metadata => row["object"] = partial_of(&object["metadata"]),
                 Include::Object => row["object"] = object.clone(),
                 Include::None => {}
             }

@@ -6,14 +6,14 @@ use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use http::StatusCode;
-use serde_json::json;
 
 use super::query::Query;
 use super::response::{Response, with};
 use super::server::Context;
 use super::table::Form;
-use crate::watch::Request;
-use crate::{ApiError, EventKind, Resource, Selectors, WatchEvent};
+use crate::registry::Column;
+use crate::watch::{Request, Seen};
+use crate::{ApiError, EventKind, Resource, Selectors};
 
 /// How long a watch without `timeoutSeconds` lasts, as in Kubernetes (30 to 60 minutes).
 const DEFAULT_TIMEOUT: u64 = 45 * 60;
@@ -21,6 +21,8 @@ const DEFAULT_TIMEOUT: u64 = 45 * 60;
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(30);
 /// Events sent in one write when many are waiting.
 const CHUNK: usize = 64;
+/// From how many bytes on an object is sent as a piece of its own.
+const LARGE: usize = 16 << 10;
 
 /// Streams changes until the timeout, the client or shutdown ends it.
 pub(super) fn stream(
@@ -63,50 +65,55 @@ pub(super) fn stream(
     let lines = context
         .cluster
         .watch_with(&r, request)
-        .map(move |event| line(event, |event| form.event(&r, &columns, event)))
+        .map(move |event| Line::of(event, &r, &columns, form))
         .ready_chunks(CHUNK)
-        .map(|lines| {
-            let mut chunk = BytesMut::with_capacity(lines.iter().map(Vec::len).sum());
-            lines.iter().for_each(|line| chunk.put_slice(line));
-            Ok::<Bytes, std::convert::Infallible>(chunk.freeze())
-        })
+        .flat_map(|lines| futures::stream::iter(join(lines)))
+        .map(Ok::<Bytes, std::convert::Infallible>)
         .take_until(tokio::time::sleep(Duration::from_secs(timeout)))
         .take_until(ended);
     Ok(with(StatusCode::OK, "application/json", Body::from_stream(lines)))
 }
 
-fn line(
-    event: Result<WatchEvent, ApiError>,
-    encode: impl Fn(&WatchEvent) -> Result<Vec<u8>, serde_json::Error>,
-) -> Vec<u8> {
-    let encoded = match &event {
-        Ok(event) => encode(event).map_err(|error| ApiError::internal(format!("cannot encode an event: {error}"))),
-        Err(error) => Err(error.clone()),
-    };
-    let mut line =
-        encoded.unwrap_or_else(|error| json!({"type": "ERROR", "object": error.to_status()}).to_string().into_bytes());
-    line.push(b'\n');
-    line
+/// One line of the stream; the object's JSON is shared with the store where it is shown as kept.
+struct Line {
+    kind: &'static str,
+    object: Bytes,
 }
 
-impl Form {
-    /// One event as JSON. Bookmarks are sent as they are in every form.
-    fn event(
-        self,
-        r: &Resource,
-        columns: &[crate::registry::Column],
-        event: &WatchEvent,
-    ) -> Result<Vec<u8>, serde_json::Error> {
-        #[derive(serde::Serialize)]
-        struct Line<'a> {
-            r#type: &'static str,
-            object: &'a serde_json::Value,
-        }
-        let kind = event.kind.as_str();
-        if event.kind == EventKind::Bookmark {
-            return serde_json::to_vec(&Line { r#type: kind, object: &event.object });
-        }
-        let shown = self.single(r, columns, &event.object);
-        serde_json::to_vec(&Line { r#type: kind, object: &shown })
+impl Line {
+    fn of(event: Result<Seen, ApiError>, r: &Resource, columns: &[Column], form: Form) -> Self {
+        let shown =
+            event.and_then(|seen| Ok(Self { kind: seen.kind.as_str(), object: show(&seen, r, columns, form)? }));
+        shown.unwrap_or_else(|error| Self { kind: "ERROR", object: error.to_status().to_string().into() })
     }
+}
+
+/// The object of an event as JSON. Bookmarks are sent as they are in every form.
+fn show(seen: &Seen, r: &Resource, columns: &[Column], form: Form) -> Result<Bytes, ApiError> {
+    let plain = if seen.kind == EventKind::Bookmark { Form::Plain } else { form };
+    if let Some(json) = plain.verbatim(r, &seen.object) {
+        return Ok(json);
+    }
+    let json = serde_json::to_vec(&form.single(r, columns, &seen.object.object()));
+    json.map(Bytes::from).map_err(|error| ApiError::internal(format!("cannot encode an event: {error}")))
+}
+
+/// Puts lines into as few pieces as possible without copying large objects.
+fn join(lines: Vec<Line>) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    let mut piece = BytesMut::new();
+    for line in lines {
+        piece.put_slice(b"{\"type\":\"");
+        piece.put_slice(line.kind.as_bytes());
+        piece.put_slice(b"\",\"object\":");
+        if line.object.len() > LARGE {
+            pieces.push(piece.split().freeze());
+            pieces.push(line.object);
+        } else {
+            piece.put_slice(&line.object);
+        }
+        piece.put_slice(b"}\n");
+    }
+    pieces.push(piece.freeze());
+    pieces
 }

@@ -96,7 +96,7 @@ fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagatio
     if blocking && let Some(uid) = object::uid(&stored).map(str::to_string) {
         for (dependent, object) in txn.dependents(&uid) {
             // It may be gone already, as a dependent of one before it.
-            if txn.get(&dependent).is_none() {
+            if !txn.exists(&dependent) {
                 continue;
             }
             if solely(txn, &object, &uid) {
@@ -118,7 +118,7 @@ pub(super) fn remove(txn: &mut Txn<'_>, key: &Key) -> Option<Arc<Value>> {
     let last = txn.remove(key)?;
     if let Some(uid) = object::uid(&last) {
         for (dependent, object) in txn.dependents(uid) {
-            if txn.get(&dependent).is_none() {
+            if !txn.exists(&dependent) {
                 continue;
             }
             if solely(txn, &object, uid) {

@@ -323,7 +323,7 @@ fn draw_name(txn: &Txn<'_>, r: &Resource, namespace: &str, object: &Value) -> Re
     };
     let mut name = object::generate_name(base);
     for _ in 1..NAME_ATTEMPTS {
-        if txn.get(&Key::new(r, namespace, &name)).is_none() {
+        if !txn.exists(&Key::new(r, namespace, &name)) {
             break;
         }
         name = object::generate_name(base);

@@ -1,14 +1,13 @@
 //! The SQLite file.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
-use super::state::{Entry, Key, State};
+use super::state::{Key, State};
+use super::stored::Stored;
 use super::txn::Overlay;
 use crate::Error;
 use crate::registry::{Registry, intern};
@@ -66,14 +65,14 @@ impl Disk {
         while let Some(row) = rows.try_next().await.map_err(database)? {
             let text = |column: usize| row.try_get::<&str, _>(column).map_err(database);
             let (group, plural, namespace, name, body) = (text(0)?, text(1)?, text(2)?, text(3)?, text(4)?);
-            let object: Value = serde_json::from_str(body)
+            let object = Stored::parse(body)
                 .map_err(|source| Error::Corrupt { key: format!("{plural}.{group}/{namespace}/{name}"), source })?;
             let key = Key { table: (intern(group), intern(plural)), namespace: namespace.into(), name: name.into() };
             let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
             if key.table == (crd.group, crd.plural) {
-                state.registry.define(&object);
+                state.registry.define(&object.object());
             }
-            state.load(key, Entry { size: body.len(), object: Arc::new(object) });
+            state.load(key, object);
         }
         drop(rows);
         Ok(state)
@@ -84,7 +83,7 @@ impl Disk {
     pub(crate) async fn commit(
         &mut self,
         overlay: &Overlay,
-        bodies: &[Option<String>],
+        bodies: &[Option<&str>],
         revision: u64,
     ) -> Result<(), sqlx::Error> {
         let result = self.write(overlay, bodies, revision).await;
@@ -95,7 +94,7 @@ impl Disk {
         result
     }
 
-    async fn write(&mut self, overlay: &Overlay, bodies: &[Option<String>], revision: u64) -> Result<(), sqlx::Error> {
+    async fn write(&mut self, overlay: &Overlay, bodies: &[Option<&str>], revision: u64) -> Result<(), sqlx::Error> {
         sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
         let mut upserts: Vec<(&Key, &str)> = Vec::new();
         let mut deletes: Vec<&Key> = Vec::new();

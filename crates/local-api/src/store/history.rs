@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use serde_json::Value;
+use super::stored::Stored;
 
 /// Most changes kept per resource type.
 const MAX_EVENTS: usize = 4096;
-/// Most bytes (as JSON) of changed objects kept per resource type. In memory a parsed object takes
-/// several times its JSON, so this bounds the whole to a few tens of megabytes.
-const MAX_BYTES: usize = 8 << 20;
-/// Changes kept whatever their size, so that a watcher of large objects is not thrown back to
-/// listing by a short burst.
-const MIN_EVENTS: usize = 32;
+/// Most bytes of changed objects kept per resource type. They are kept as JSON, so this is what they
+/// take in memory.
+const MAX_BYTES: usize = 4 << 20;
+/// Changes kept whatever their size, so that watchers of an object as large as the bound are not
+/// thrown back to listing by its next change.
+const MIN_EVENTS: usize = 2;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +28,9 @@ pub(crate) struct Event {
     pub revision: u64,
     pub change: Change,
     /// After the change; for a deletion the last state, with the deletion's resourceVersion.
-    pub object: Arc<Value>,
+    pub object: Arc<Stored>,
     /// Before the change: decides whether the object leaves or enters a selection.
-    pub previous: Option<Arc<Value>>,
-    /// JSON size of `object`.
-    pub size: usize,
+    pub previous: Option<Arc<Stored>>,
 }
 
 /// A bounded queue of changes in order of revision.
@@ -50,11 +48,11 @@ impl History {
     }
 
     pub(crate) fn push(&mut self, event: Event) {
-        self.bytes += event.size;
+        self.bytes += event.object.json().len();
         self.events.push_back(event);
         while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > MIN_EVENTS) {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= oldest.size;
+            self.bytes -= oldest.object.json().len();
             self.floor = oldest.revision;
         }
     }
@@ -79,7 +77,8 @@ mod tests {
     use super::*;
 
     fn event(revision: u64, size: usize) -> Event {
-        Event { revision, change: Change::Added, object: Arc::new(Value::Null), previous: None, size }
+        let object = Arc::new(Stored::new(&Arc::new("x".repeat(size).into())));
+        Event { revision, change: Change::Added, object, previous: None }
     }
 
     #[test]
@@ -95,13 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn forgets_by_size_but_keeps_a_few() {
+    fn keeps_at_most_its_bytes_but_always_a_few_changes() {
         let mut history = History::new(5);
         assert!(history.after(4).is_none());
-        for revision in 6..=105 {
-            history.push(event(revision, MAX_BYTES));
+        for revision in 6..=55 {
+            history.push(event(revision, MAX_BYTES / 8));
+            let kept: usize = history.after(history.floor()).unwrap().map(|event| event.object.json().len()).sum();
+            assert!(kept <= MAX_BYTES && kept == history.bytes, "{kept}");
+        }
+        for revision in 56..=60 {
+            history.push(event(revision, 2 * MAX_BYTES));
         }
         assert_eq!(history.after(history.floor()).unwrap().count(), MIN_EVENTS);
-        assert_eq!(history.floor(), 105 - MIN_EVENTS as u64);
+        assert_eq!(history.floor(), 60 - MIN_EVENTS as u64);
     }
 }

@@ -8,6 +8,7 @@ mod disk;
 mod history;
 mod lock;
 mod state;
+mod stored;
 mod txn;
 mod writer;
 
@@ -15,5 +16,6 @@ pub(crate) use disk::Disk;
 pub(crate) use history::{Change, Event};
 pub(crate) use lock::DirLock;
 pub(crate) use state::{Key, State, TableKey};
+pub(crate) use stored::Stored;
 pub(crate) use txn::Txn;
 pub(crate) use writer::{Shared, Writer};

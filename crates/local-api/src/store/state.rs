@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::history::{Change, Event, History};
+use super::stored::{Recent, Stored};
 use crate::Resource;
-use crate::object;
 use crate::registry::Registry;
 
 /// Group and plural: versions of one resource share their objects.
@@ -29,17 +27,10 @@ impl Key {
     }
 }
 
-/// An object with the length of its JSON.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub object: Arc<Value>,
-    pub size: usize,
-}
-
 /// Objects of one type.
 #[derive(Debug)]
 pub(crate) struct Table {
-    objects: BTreeMap<(String, String), Entry>,
+    objects: BTreeMap<(String, String), Arc<Stored>>,
     pub history: History,
 }
 
@@ -48,7 +39,7 @@ impl Table {
         Self { objects: BTreeMap::new(), history: History::new(floor) }
     }
 
-    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Entry> {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Stored>> {
         self.objects.get(&(namespace.to_string(), name.to_string()))
     }
 
@@ -61,7 +52,7 @@ impl Table {
         &'a self,
         namespace: Option<&'a str>,
         start: Option<&(String, String)>,
-    ) -> impl Iterator<Item = (&'a (String, String), &'a Entry)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a (String, String), &'a Arc<Stored>)> + use<'a> {
         use std::ops::Bound;
         let first = (namespace.unwrap_or("").to_string(), String::new());
         let from = match start {
@@ -86,6 +77,7 @@ pub(crate) struct State {
     /// Owner's uid to the objects that name it.
     dependents: HashMap<String, BTreeSet<Key>>,
     pub registry: Registry,
+    recent: Recent,
 }
 
 impl State {
@@ -97,6 +89,7 @@ impl State {
             by_uid: HashMap::new(),
             dependents: HashMap::new(),
             registry,
+            recent: Recent::default(),
         }
     }
 
@@ -113,7 +106,7 @@ impl State {
         self.tables.get(&key).map_or(self.floor, |table| table.history.floor())
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Stored>> {
         self.tables.get(&key.table)?.get(&key.namespace, &key.name)
     }
 
@@ -126,11 +119,11 @@ impl State {
     }
 
     /// Puts an object in place without an event: used when loading.
-    pub(crate) fn load(&mut self, key: Key, entry: Entry) {
-        self.index(&key, &entry.object);
+    pub(crate) fn load(&mut self, key: Key, object: Stored) {
+        self.index(&key, &object);
         let floor = self.floor;
         let table = self.tables.entry(key.table).or_insert_with(|| Table::new(floor));
-        table.objects.insert((key.namespace, key.name), entry);
+        table.objects.insert((key.namespace, key.name), Arc::new(object));
     }
 
     /// Carries out a committed change.
@@ -147,26 +140,31 @@ impl State {
         if event.change == Change::Deleted {
             table.objects.remove(&place);
         } else {
-            table.objects.insert(place, Entry { object: event.object.clone(), size: event.size });
+            table.objects.insert(place, event.object.clone());
         }
         self.revision = event.revision;
         table.history.push(event);
     }
 
-    fn index(&mut self, key: &Key, object: &Value) {
-        if let Some(uid) = object::uid(object) {
+    /// Keeps the parsed form of an object that was just written for a while.
+    pub(crate) fn hold(&mut self, object: Arc<serde_json::Value>, size: usize) {
+        self.recent.hold(object, size);
+    }
+
+    fn index(&mut self, key: &Key, object: &Stored) {
+        if let Some(uid) = object.uid() {
             self.by_uid.insert(uid.to_string(), key.clone());
         }
-        for owner in object::owner_uids(object) {
+        for owner in object.owners() {
             self.dependents.entry(owner.to_string()).or_default().insert(key.clone());
         }
     }
 
-    fn unindex(&mut self, key: &Key, object: &Value) {
-        if let Some(uid) = object::uid(object) {
+    fn unindex(&mut self, key: &Key, object: &Stored) {
+        if let Some(uid) = object.uid() {
             self.by_uid.remove(uid);
         }
-        for owner in object::owner_uids(object) {
+        for owner in object.owners() {
             if let Some(set) = self.dependents.get_mut(owner) {
                 set.remove(key);
                 if set.is_empty() {

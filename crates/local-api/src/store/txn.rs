@@ -17,7 +17,6 @@ pub(crate) struct Pending {
     pub revision: u64,
     pub change: Change,
     pub object: Arc<Value>,
-    pub previous: Option<Arc<Value>>,
 }
 
 /// The changes of one transaction, in order.
@@ -65,7 +64,15 @@ impl<'a> Txn<'a> {
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Value>> {
         match self.overlay.latest.get(key) {
             Some(changed) => changed.clone(),
-            None => self.state.get(key).map(|entry| entry.object.clone()),
+            None => self.state.get(key).map(|stored| stored.object()),
+        }
+    }
+
+    /// Whether the object exists, without parsing it.
+    pub(crate) fn exists(&self, key: &Key) -> bool {
+        match self.overlay.latest.get(key) {
+            Some(changed) => changed.is_some(),
+            None => self.state.get(key).is_some(),
         }
     }
 
@@ -78,9 +85,11 @@ impl<'a> Txn<'a> {
     pub(crate) fn list(&self, table: TableKey, namespace: Option<&str>) -> Vec<(Key, Arc<Value>)> {
         let mut found: BTreeMap<Key, Arc<Value>> = BTreeMap::new();
         if let Some(stored) = self.state.table(table) {
-            for ((ns, name), entry) in stored.range(namespace, None) {
+            for ((ns, name), object) in stored.range(namespace, None) {
                 let key = Key { table, namespace: ns.clone(), name: name.clone() };
-                found.insert(key, entry.object.clone());
+                if !self.overlay.latest.contains_key(&key) {
+                    found.insert(key, object.object());
+                }
             }
         }
         for (key, changed) in &self.overlay.latest {
@@ -102,11 +111,11 @@ impl<'a> Txn<'a> {
 
     /// Whether an object with this uid exists.
     pub(crate) fn uid_exists(&self, uid: &str) -> bool {
-        let has = |object: &Value| object::uid(object) == Some(uid);
-        if self.state.by_uid(uid).is_some_and(|key| self.get(key).is_some_and(|object| has(&object))) {
-            return true;
-        }
-        self.overlay.latest.values().flatten().any(|object| has(object))
+        // Writes keep uids, so an object of this uid that is still there has not changed it.
+        self.state.by_uid(uid).is_some_and(|key| match self.overlay.latest.get(key) {
+            Some(changed) => changed.as_ref().is_some_and(|object| object::uid(object) == Some(uid)),
+            None => true,
+        }) || self.overlay.latest.values().flatten().any(|object| object::uid(object) == Some(uid))
     }
 
     /// The object with this uid.
@@ -132,13 +141,13 @@ impl<'a> Txn<'a> {
 
     /// Stores an object under the next revision, which it sets as its resourceVersion.
     pub(crate) fn put(&mut self, key: &Key, mut object: Value) -> Arc<Value> {
-        let previous = self.get(key);
+        let existed = self.exists(key);
         let revision = self.next();
         object::set_meta(&mut object, "resourceVersion", revision.to_string().into());
         let object = Arc::new(object);
-        let change = if previous.is_some() { Change::Modified } else { Change::Added };
+        let change = if existed { Change::Modified } else { Change::Added };
         self.overlay.latest.insert(key.clone(), Some(object.clone()));
-        self.overlay.pending.push(Pending { key: key.clone(), revision, change, object: object.clone(), previous });
+        self.overlay.pending.push(Pending { key: key.clone(), revision, change, object: object.clone() });
         object
     }
 
@@ -146,7 +155,7 @@ impl<'a> Txn<'a> {
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Value>> {
         let previous = self.get(key)?;
         let revision = self.next();
-        let mut last = previous.as_ref().clone();
+        let mut last = Arc::unwrap_or_clone(previous);
         object::set_meta(&mut last, "resourceVersion", revision.to_string().into());
         let object = Arc::new(last);
         self.overlay.latest.insert(key.clone(), None);
@@ -155,7 +164,6 @@ impl<'a> Txn<'a> {
             revision,
             change: Change::Deleted,
             object: object.clone(),
-            previous: Some(previous),
         });
         Some(object)
     }

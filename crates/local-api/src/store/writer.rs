@@ -1,5 +1,6 @@
 //! The task through which every change goes.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -7,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::history::{Change, Event};
 use super::txn::{Overlay, Txn};
-use super::{DirLock, Disk, State};
+use super::{DirLock, Disk, Key, State, Stored};
 use crate::ApiError;
 use crate::resource::resources;
 
@@ -138,11 +139,15 @@ async fn batch(shared: &Shared, disk: &mut Disk, writes: Vec<Decide>) {
     let result = match overlay.pending.last().map(|pending| pending.revision) {
         None => Ok(()),
         Some(revision) => {
-            let bodies: Vec<Option<String>> =
-                overlay.latest().map(|(_, object)| object.map(|object| object.to_string())).collect();
+            let stored: Vec<Arc<Stored>> =
+                overlay.pending.iter().map(|pending| Arc::new(Stored::new(&pending.object))).collect();
+            let last: HashMap<&Key, &str> =
+                overlay.pending.iter().zip(&stored).map(|(pending, stored)| (&pending.key, stored.json())).collect();
+            let bodies: Vec<Option<&str>> =
+                overlay.latest().map(|(key, object)| object.and_then(|_| last.get(key).copied())).collect();
             match disk.commit(&overlay, &bodies, revision).await {
                 Ok(()) => {
-                    publish(shared, overlay, &bodies);
+                    publish(shared, overlay, stored);
                     Ok(())
                 }
                 Err(error) => {
@@ -158,19 +163,11 @@ async fn batch(shared: &Shared, disk: &mut Disk, writes: Vec<Decide>) {
 }
 
 /// Makes a committed transaction visible.
-fn publish(shared: &Shared, overlay: Overlay, bodies: &[Option<String>]) {
-    let sizes: std::collections::HashMap<_, _> = overlay
-        .latest()
-        .zip(bodies)
-        .filter_map(|((key, _), body)| body.as_ref().map(|body| (key.clone(), body.len())))
-        .collect();
+fn publish(shared: &Shared, overlay: Overlay, stored: Vec<Arc<Stored>>) {
     let revision = {
         let mut state = shared.write();
-        for pending in overlay.pending {
+        for (pending, object) in overlay.pending.into_iter().zip(stored) {
             let key = pending.key;
-            // Objects replaced within the transaction are counted with the size of their last state.
-            let stored = || state.get(&key).map_or(0, |entry| entry.size);
-            let size = sizes.get(&key).copied().unwrap_or_else(stored);
             let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
             if key.table == (crd.group, crd.plural) {
                 match pending.change {
@@ -178,13 +175,11 @@ fn publish(shared: &Shared, overlay: Overlay, bodies: &[Option<String>]) {
                     Change::Added | Change::Modified => state.registry.define(&pending.object),
                 }
             }
-            let event = Event {
-                revision: pending.revision,
-                change: pending.change,
-                object: pending.object,
-                previous: pending.previous,
-                size,
-            };
+            if pending.change != Change::Deleted {
+                state.hold(pending.object, object.json().len());
+            }
+            let previous = state.get(&key).cloned();
+            let event = Event { revision: pending.revision, change: pending.change, object, previous };
             state.apply(&key, event);
         }
         state.revision

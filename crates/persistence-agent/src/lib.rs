@@ -3,6 +3,7 @@
 //! Upstream's agent polls its informer caches with rate-limited queues; this one reports each change at once, one report
 //! at a time for each object, always its latest state.
 
+mod object;
 mod options;
 pub mod queue;
 mod report;
@@ -16,10 +17,10 @@ use futures::StreamExt;
 use kfp_core::grpc::{Tls, channel};
 use kfp_core::shutdown::CancellationToken;
 use kube::api::{Api, ApiResource, GroupVersionKind};
-use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::task::JoinSet;
 
+pub use object::Object;
 pub use options::Options;
 pub use report::{Kind, Reporter, Token};
 
@@ -129,7 +130,7 @@ impl Objects {
         Self { client: client.clone(), namespace: namespace.to_owned(), resource }
     }
 
-    fn watched(&self) -> Api<DynamicObject> {
+    fn watched(&self) -> Api<Object> {
         if self.namespace.is_empty() {
             Api::all_with(self.client.clone(), &self.resource)
         } else {
@@ -137,8 +138,8 @@ impl Objects {
         }
     }
 
-    async fn get(&self, (namespace, name): &Key) -> Result<Option<DynamicObject>, kube::Error> {
-        Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &self.resource).get_opt(name).await
+    async fn get(&self, (namespace, name): &Key) -> Result<Option<Object>, kube::Error> {
+        Api::<Object>::namespaced_with(self.client.clone(), namespace, &self.resource).get_opt(name).await
     }
 }
 
@@ -175,7 +176,7 @@ struct Subject {
 /// Namespace and name.
 type Key = (String, String);
 
-fn key(object: &DynamicObject) -> Key {
+fn key(object: &Object) -> Key {
     let meta = &object.metadata;
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
@@ -190,7 +191,7 @@ enum Plan {
 }
 
 /// Decides about a Workflow at `now` (Unix seconds).
-fn plan(object: &DynamicObject, ttl: Duration, now: i64) -> Plan {
+fn plan(object: &Object, ttl: Duration, now: i64) -> Plan {
     let labels = object.metadata.labels.as_ref();
     if labels.is_none_or(|l| !l.contains_key(RUN_ID)) {
         return Plan::Ignore;
@@ -198,8 +199,7 @@ fn plan(object: &DynamicObject, ttl: Duration, now: i64) -> Plan {
     if labels.is_none_or(|l| !l.contains_key(FINAL_STATE)) {
         return Plan::Report;
     }
-    let finished = object.data.pointer("/status/finishedAt").and_then(serde_json::Value::as_str);
-    let finished = finished.and_then(|t| chrono::DateTime::parse_from_rfc3339(t).ok()).map_or(0, |t| t.timestamp());
+    let finished = chrono::DateTime::parse_from_rfc3339(&object.finished_at).map_or(0, |t| t.timestamp());
     let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     match u64::try_from(finished.saturating_add(ttl).saturating_sub(now)) {
         Ok(left) if left > 0 => Plan::ReportAfter(Duration::from_secs(left)),
@@ -214,9 +214,9 @@ async fn follow(subject: Subject, reporter: Reporter, workers: usize, shutdown: 
         config = config.labels(selector);
     }
     let mut events = pin!(watcher(subject.objects.watched(), config).default_backoff());
-    let mut queue: Queue<Key, DynamicObject> = Queue::default();
+    let mut queue: Queue<Key, Object> = Queue::default();
     let mut expiring: BinaryHeap<Reverse<(Instant, Key)>> = BinaryHeap::new();
-    let mut reports: JoinSet<(Key, DynamicObject, Outcome)> = JoinSet::new();
+    let mut reports: JoinSet<(Key, Object, Outcome)> = JoinSet::new();
     loop {
         let now = Instant::now();
         while reports.len() < workers {
@@ -288,14 +288,14 @@ async fn sleep_until(at: Option<Instant>) {
 mod tests {
     use super::*;
 
-    fn workflow(labels: &[&str], finished: &str) -> DynamicObject {
+    fn workflow(labels: &[&str], finished: &str) -> Object {
         let labels: serde_json::Map<_, _> = labels.iter().map(|l| ((*l).to_owned(), "x".into())).collect();
         let json = serde_json::json!({
             "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow",
             "metadata": {"name": "w", "namespace": "n", "labels": labels},
             "status": {"finishedAt": finished},
         });
-        serde_json::from_value(json).unwrap()
+        serde_json::from_str(&json.to_string()).unwrap()
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kfp_proto::api::report_service_client::ReportServiceClient;
 use kfp_proto::api::{ReportScheduledWorkflowRequest, ReportWorkflowRequest};
-use kube::core::DynamicObject;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::Object;
 use crate::queue::Outcome;
 
 /// The kinds of objects that are reported.
@@ -77,19 +77,12 @@ impl Reporter {
     }
 
     /// Reports one object. A rejected token is read again and the report repeated once.
-    pub async fn report(&self, kind: Kind, object: &DynamicObject) -> Outcome {
+    pub async fn report(&self, kind: Kind, object: &Object) -> Outcome {
         let name = object.metadata.name.as_deref().unwrap_or_default();
-        let text = match serde_json::to_string(object) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!(?kind, name, "cannot print the object as JSON: {error}");
-                return Outcome::Settled;
-            }
-        };
-        let mut result = self.send(kind, text.clone()).await;
+        let mut result = self.send(kind, object.json().to_owned()).await;
         if result.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated) {
             self.token.refresh();
-            result = self.send(kind, text).await;
+            result = self.send(kind, object.json().to_owned()).await;
         }
         match result {
             Ok(()) => {

@@ -8,8 +8,9 @@ PROGRAMS := --bin kfp-local --bin kfp-pod-init --bin launcher-v2 --bin kfp-compi
 ALL := --bin apiserver --bin persistence_agent --bin controller --bin driver --bin kfp-metadata
 DEMO ?=
 UP ?=
+FUZZ_SECONDS ?= 600
 
-.PHONY: build binaries run up test test-rust test-e2e conformance lint bench-local dist clean help
+.PHONY: build binaries run up test test-rust test-e2e conformance lint bench-local bench-compiler fuzz-compiler dist clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -39,6 +40,14 @@ $(VENV)/.ready: tests/requirements.txt
 
 test-e2e: binaries $(VENV)/.ready ## Tests of the running platform with the stock kfp SDK
 	BIN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest -q tests/e2e
+
+fuzz-compiler: ## Feed the compiler random files for ten minutes; needs cargo-fuzz and a C++ compiler
+	mkdir -p crates/compiler/fuzz/corpus
+	cd crates/compiler && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none package fuzz/corpus ../../tests/pipelines -- -dict=fuzz/tokens.dict -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=30
+
+bench-compiler: ## Time and peak memory of the compiler
+	$(CARGO) bench --locked -p kfp-compiler --bench compile
+	$(CARGO) run --locked --release -p kfp-compiler --example peak_memory
 
 conformance: binaries $(VENV)/.ready ## The reference pipelines; KFP_CONFORMANCE_DIR names their folder
 	BIN=$(abspath $(BIN)) VENV=$(abspath $(VENV)) tests/conformance.sh

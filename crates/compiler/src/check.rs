@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-const MAX_NAME: usize = 128;
+/// Longest name of a template or task.
+pub const MAX_NAME: usize = 128;
 
 /// Checks names, references and parameters of a Workflow.
 ///
@@ -70,6 +71,20 @@ fn is_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(|b| b != b'-')
 }
 
+/// Where in the Workflow a problem is; text is only made of it when there is one.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    template: &'a str,
+    task: &'a str,
+    part: &'static str,
+}
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "template {:?}, task {:?}{}", self.template, self.task, self.part)
+    }
+}
+
 struct Scope<'a> {
     template: &'a str,
     inputs: &'a HashSet<&'a str>,
@@ -85,13 +100,13 @@ impl Scope<'_> {
         let mut edges: HashMap<&str, Vec<&str>> = HashMap::new();
         for task in tasks {
             let name = text(task, "name");
-            let place = format!("template {:?}, task {name:?}", self.template);
+            let place = Place { template: self.template, task: name, part: "" };
             if !is_name(name) {
                 problems.push(format!("{place}: the name is not made of letters, digits and '-', at most {MAX_NAME}"));
             }
-            self.arguments_fit(task, templates, &place, problems);
+            self.arguments_fit(task, templates, place, problems);
             if let Some(hook) = task["hooks"].get("exit") {
-                self.arguments_fit(hook, templates, &format!("{place}, exit hook"), problems);
+                self.arguments_fit(hook, templates, Place { part: ", exit hook", ..place }, problems);
             }
             for term in text(task, "depends").split(" && ").filter(|term| !term.is_empty()) {
                 let dependency = term.split_once('.').map_or(term, |(dependency, _)| dependency);
@@ -107,14 +122,24 @@ impl Scope<'_> {
         }
     }
 
-    fn arguments_fit(&self, user: &Value, templates: &HashMap<&str, &Value>, place: &str, problems: &mut Vec<String>) {
+    fn arguments_fit(&self, user: &Value, templates: &HashMap<&str, &Value>, place: Place, problems: &mut Vec<String>) {
         let Some(template) = templates.get(text(user, "template")) else {
             problems.push(format!("{place}: template {:?} does not exist", text(user, "template")));
             return;
         };
-        let given: HashSet<&str> = items(&user["arguments"]["parameters"]).iter().map(|p| text(p, "name")).collect();
-        for input in items(&template["inputs"]["parameters"]) {
-            if input.get("default").is_none() && !given.contains(text(input, "name")) {
+        let inputs = items(&template["inputs"]["parameters"]);
+        let arguments = items(&user["arguments"]["parameters"]);
+        // Nearly always a handful, so that looking through all of them is quickest.
+        let many: HashSet<&str> = match inputs.len() {
+            0..=32 => HashSet::new(),
+            _ => arguments.iter().map(|p| text(p, "name")).collect(),
+        };
+        let is_given = |name: &str| match many.is_empty() {
+            true => arguments.iter().any(|argument| text(argument, "name") == name),
+            false => many.contains(name),
+        };
+        for input in inputs {
+            if input.get("default").is_none() && !is_given(text(input, "name")) {
                 problems.push(format!("{place}: argument {:?} is missing", text(input, "name")));
             }
         }

@@ -1,6 +1,6 @@
 //! DAG components as templates: tasks, exit handlers, loops and retries.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use kfp_core::{gojson, ir};
 use kfp_proto::ml_pipelines::pipeline_task_spec::{Iterator, RetryPolicy, trigger_policy::TriggerStrategy};
@@ -10,13 +10,16 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::error::At;
-use crate::templates::{RETRY_PARAMETERS, Shape, declared, given, input, task_output};
+use crate::templates::{RETRY_PARAMETERS, Shape, declared, given, input, object, parameters, task_output};
 use crate::workflow::{Compiler, ComponentKind, ROOT};
 
 const PARENT: &str = "parent-dag-id";
 const INDEX: &str = "iteration-index";
 const CONTAINER_DRIVER: &str = "system-container-driver";
 const DAG_DRIVER: &str = "system-dag-driver";
+
+/// Most tasks of a cycle that an error lists.
+const SHOWN: usize = 20;
 
 /// Where a task is compiled.
 #[derive(Clone, Copy, Default)]
@@ -54,8 +57,8 @@ fn set(task: &mut Value, key: &str, value: Option<impl Into<Value>>) {
 
 fn attach_hook(task: &mut Value, hook: Option<&str>) {
     if let Some(template) = hook {
-        let arguments = json!({"parameters": [given(PARENT, input(PARENT))]});
-        task["hooks"] = json!({"exit": {"template": template, "arguments": arguments}});
+        let arguments = parameters(vec![given(PARENT, input(PARENT))]);
+        task["hooks"] = object([("exit", object([("template", template.into()), ("arguments", arguments)]))]);
     }
 }
 
@@ -70,7 +73,18 @@ fn dag_template(name: &str, inputs: &[&str], tasks: Vec<Value>) -> Result<Value,
         }
     }
     let inputs: Vec<Value> = inputs.iter().map(|name| declared(name)).collect();
-    Ok(json!({"name": name, "inputs": {"parameters": inputs}, "outputs": {}, "metadata": {}, "dag": {"tasks": tasks}}))
+    Ok(object([
+        ("name", name.into()),
+        ("inputs", parameters(inputs)),
+        ("outputs", json!({})),
+        ("metadata", json!({})),
+        ("dag", object([("tasks", Value::Array(tasks))])),
+    ]))
+}
+
+/// A task of a DAG template.
+fn called(name: &str, template: &str, arguments: Vec<Value>) -> Value {
+    object([("name", name.into()), ("template", template.into()), ("arguments", parameters(arguments))])
 }
 
 /// Writes into every task which tasks it depends on because it uses their outputs, and checks the graph.
@@ -79,30 +93,27 @@ fn connect(dag: &mut DagSpec) -> Result<(), Error> {
     let exits: HashSet<String> =
         dag.tasks.iter().filter(|(_, task)| is_exit(task)).map(|(name, _)| name.clone()).collect();
     for (name, task) in &mut dag.tasks {
-        let mut producers = Vec::new();
+        let mut producers = BTreeSet::new();
         if let Some(inputs) = &task.inputs {
             for parameter in inputs.parameters.values() {
                 if let Some(input_parameter_spec::Kind::TaskOutputParameter(from)) = &parameter.kind {
-                    producers.push(from.producer_task.clone());
+                    producers.insert(from.producer_task.as_str());
                 }
             }
             for artifact in inputs.artifacts.values() {
                 if let Some(input_artifact_spec::Kind::TaskOutputArtifact(from)) = &artifact.kind {
-                    producers.push(from.producer_task.clone());
+                    producers.insert(from.producer_task.as_str());
                 }
             }
         }
-        for producer in producers {
-            if !names.contains(&producer) {
-                return Err(Error::spec(format!(
-                    "failed to add implicit deps: unknown producer task {producer:?} in DAG"
-                )))
+        if let Some(unknown) = producers.iter().find(|producer| !names.contains(**producer)) {
+            return Err(Error::spec(format!("failed to add implicit deps: unknown producer task {unknown:?} in DAG")))
                 .at(|| format!("task {name:?}"));
-            }
-            if !task.dependent_tasks.contains(&producer) {
-                task.dependent_tasks.push(producer);
-            }
         }
+        for known in &task.dependent_tasks {
+            producers.remove(known.as_str());
+        }
+        task.dependent_tasks.extend(producers.into_iter().map(str::to_owned));
         task.dependent_tasks.sort();
         for dependency in &task.dependent_tasks {
             if !names.contains(dependency) {
@@ -142,9 +153,10 @@ fn acyclic(tasks: &BTreeMap<String, PipelineTaskSpec>) -> Result<(), Error> {
     let Some(mut at) = waiting.keys().min().copied() else { return Ok(()) };
     // Every task left waits for another one left, so walking back must meet a task twice.
     let mut walk = vec![at];
+    let mut seen = HashMap::from([(at, 0)]);
     while let Some(next) = tasks[at].dependent_tasks.iter().find(|name| waiting.contains_key(name.as_str())) {
         at = next;
-        if let Some(start) = walk.iter().position(|seen| *seen == at) {
+        if let Some(start) = seen.insert(at, walk.len()) {
             walk.drain(..start);
             break;
         }
@@ -152,6 +164,10 @@ fn acyclic(tasks: &BTreeMap<String, PipelineTaskSpec>) -> Result<(), Error> {
     }
     walk.push(at);
     walk.reverse();
+    if walk.len() > SHOWN {
+        // Both ends of a long way round say where to look.
+        walk.splice(SHOWN / 2..walk.len() - SHOWN / 2, ["..."]);
+    }
     Err(Error::spec(format!("tasks depend on each other in a cycle: {}", walk.join(" -> "))))
 }
 
@@ -159,7 +175,7 @@ impl Compiler<'_> {
     /// Compiles DAG component `name`, whose components have all been visited.
     pub(crate) fn dag(&mut self, name: &str, mut dag: DagSpec) -> Result<(), Error> {
         connect(&mut dag)?;
-        let dag = self.save_dag(name, dag)?;
+        let (dag, texts) = self.save_dag(name, dag)?;
         for (task_name, task) in &dag.tasks {
             if matches!(task.iterator, Some(Iterator::ArtifactIterator(_))) {
                 return Err(Error::spec("artifact iterator not implemented yet")).at(|| format!("task {task_name:?}"));
@@ -167,7 +183,7 @@ impl Compiler<'_> {
         }
         let mut hooks: HashMap<&str, (String, &str)> = HashMap::new();
         for (task_name, task) in dag.tasks.iter().filter(|(_, task)| is_exit(task)) {
-            let tasks = self.task(task_name, task, Place { dag: name, ..Place::default() })?;
+            let tasks = self.task(task_name, task, texts.get(task_name), Place { dag: name, ..Place::default() })?;
             let template = format!("exit-hook-{name}-{task_name}");
             for target in &task.dependent_tasks {
                 let earlier = hooks.insert(target, (template.clone(), task_name));
@@ -183,7 +199,12 @@ impl Compiler<'_> {
         let mut tasks = Vec::new();
         for (task_name, task) in dag.tasks.iter().filter(|(_, task)| !is_exit(task)) {
             let hook = hooks.get(task_name.as_str()).map(|(template, _)| template.as_str());
-            tasks.extend(self.task(task_name, task, Place { dag: name, hook, iteration_of: None })?);
+            tasks.extend(self.task(
+                task_name,
+                task,
+                texts.get(task_name),
+                Place { dag: name, hook, iteration_of: None },
+            )?);
         }
         if tasks.is_empty() {
             return Err(Error::spec(format!("DAG {name} must contain one or more non-exit tasks")));
@@ -200,18 +221,21 @@ impl Compiler<'_> {
             given("driver-type", "ROOT_DAG"),
         ];
         let driver = self.dag_driver("root-driver", arguments)?;
-        let root = json!({
-            "name": ROOT,
-            "template": ROOT,
-            "arguments": {"parameters": [given(PARENT, task_output("root-driver", "execution-id")), given("condition", "")]},
-            "depends": "root-driver.Succeeded",
-        });
+        let arguments = vec![given(PARENT, task_output("root-driver", "execution-id")), given("condition", "")];
+        let mut root = called(ROOT, ROOT, arguments);
+        root["depends"] = "root-driver.Succeeded".into();
         let template = dag_template("entrypoint", &[], vec![driver, root])?;
         self.add_template("entrypoint", template)
     }
 
-    fn task(&mut self, name: &str, task: &PipelineTaskSpec, place: Place) -> Result<Vec<Value>, Error> {
-        let text = gojson::to_string(&ir::encode(task));
+    fn task(
+        &mut self,
+        name: &str,
+        task: &PipelineTaskSpec,
+        json: Option<&Value>,
+        place: Place,
+    ) -> Result<Vec<Value>, Error> {
+        let text = json.map_or_else(|| gojson::to_string(&ir::encode(task)), gojson::to_string);
         self.task_with(name, task, &text, place).at(|| format!("compiling task {name:?}"))
     }
 
@@ -240,7 +264,7 @@ impl Compiler<'_> {
 
     fn dag_driver(&mut self, name: &str, arguments: Vec<Value>) -> Result<Value, Error> {
         self.share(DAG_DRIVER, |shared| shared.dag_driver(DAG_DRIVER))?;
-        Ok(json!({"name": name, "template": DAG_DRIVER, "arguments": {"parameters": arguments}}))
+        Ok(called(name, DAG_DRIVER, arguments))
     }
 
     fn dag_task(
@@ -263,15 +287,10 @@ impl Compiler<'_> {
         let mut driver = self.dag_driver(&driver_name, arguments)?;
         set(&mut driver, "depends", waits);
         let condition = task_output(&driver_name, "condition");
-        let mut body = json!({
-            "name": name,
-            "template": component,
-            "arguments": {"parameters": [
-                given(PARENT, task_output(&driver_name, "execution-id")),
-                given("condition", condition.as_str()),
-            ]},
-            "depends": format!("{driver_name}.Succeeded"),
-        });
+        let arguments =
+            vec![given(PARENT, task_output(&driver_name, "execution-id")), given("condition", condition.as_str())];
+        let mut body = called(name, component, arguments);
+        body["depends"] = format!("{driver_name}.Succeeded").into();
         attach_hook(&mut body, place.hook);
         set(&mut body, "when", has_condition(task).then(|| format!("{condition} != false")));
         Ok(vec![driver, body])
@@ -299,8 +318,7 @@ impl Compiler<'_> {
             arguments.push(given(INDEX, input(INDEX)));
         }
         arguments.extend(self.kubernetes_placeholder(component).map(|config| given("kubernetes-config", config)));
-        let mut driver =
-            json!({"name": driver_name, "template": CONTAINER_DRIVER, "arguments": {"parameters": arguments}});
+        let mut driver = called(driver_name, CONTAINER_DRIVER, arguments);
         set(&mut driver, "depends", waits);
         Ok(driver)
     }
@@ -329,12 +347,8 @@ impl Compiler<'_> {
         if let Some(policy) = &task.retry_policy {
             arguments.extend(retry_arguments(policy));
         }
-        let mut executor = json!({
-            "name": name,
-            "template": self.share_executor(shape)?,
-            "arguments": {"parameters": arguments},
-            "depends": format!("{driver_name}.Succeeded"),
-        });
+        let mut executor = called(name, &self.share_executor(shape)?, arguments);
+        executor["depends"] = format!("{driver_name}.Succeeded").into();
         attach_hook(&mut executor, place.hook);
         let condition = task_output(&driver_name, "condition");
         set(&mut executor, "when", has_condition(task).then(|| format!("{condition} != false")));
@@ -356,16 +370,13 @@ impl Compiler<'_> {
         let component = component_of(task);
         let template = if workspace { "system-importer-workspace" } else { "system-importer" };
         self.share(template, |shared| shared.importer(template, workspace))?;
-        let mut importer = json!({
-            "name": name,
-            "template": template,
-            "arguments": {"parameters": [
-                given("task", text),
-                given("component", self.component_placeholder(component)),
-                given("importer", self.implementation_placeholder(component)),
-                given(PARENT, input(PARENT)),
-            ]},
-        });
+        let arguments = vec![
+            given("task", text),
+            given("component", self.component_placeholder(component)),
+            given("importer", self.implementation_placeholder(component)),
+            given(PARENT, input(PARENT)),
+        ];
+        let mut importer = called(name, template, arguments);
         set(&mut importer, "depends", waits.filter(|_| self.shared.options.importers_wait));
         attach_hook(&mut importer, place.hook);
         Ok(vec![importer])
@@ -382,11 +393,7 @@ impl Compiler<'_> {
         let limit = task.iterator_policy.as_ref().map_or(0, |policy| policy.parallelism_limit);
         set(&mut template, "parallelism", (limit > 0).then_some(limit));
         self.add_template(&template_name, template)?;
-        let mut looped = json!({
-            "name": name,
-            "template": template_name,
-            "arguments": {"parameters": [given(PARENT, input(PARENT))]},
-        });
+        let mut looped = called(name, &template_name, vec![given(PARENT, input(PARENT))]);
         // An exit task runs in a DAG of its own, where what it waits for does not exist.
         set(&mut looped, "depends", if is_exit(task) { None } else { depends(&task.dependent_tasks) });
         attach_hook(&mut looped, place.hook);
@@ -420,13 +427,10 @@ impl Compiler<'_> {
         let template = dag_template(&template_name, &[PARENT, INDEX], items)?;
         self.add_template(&template_name, template)?;
         let output = |parameter| task_output("iteration-driver", parameter);
-        let mut iterations = json!({
-            "name": "iteration-iterations",
-            "template": template_name,
-            "arguments": {"parameters": [given(PARENT, output("execution-id")), given(INDEX, "{{item}}")]},
-            "depends": "iteration-driver.Succeeded",
-            "withSequence": {"count": output("iteration-count")},
-        });
+        let arguments = vec![given(PARENT, output("execution-id")), given(INDEX, "{{item}}")];
+        let mut iterations = called("iteration-iterations", &template_name, arguments);
+        iterations["depends"] = "iteration-driver.Succeeded".into();
+        iterations["withSequence"] = object([("count", output("iteration-count").into())]);
         set(&mut iterations, "when", has_condition(task).then(|| format!("{} != false", output("condition"))));
         Ok(vec![driver, iterations])
     }

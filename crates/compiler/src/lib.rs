@@ -22,6 +22,23 @@
 //! Executors are shared templates; everything particular to a task arrives as an argument or through the pod spec
 //! patch that the driver computes.
 //!
+//! What runs in what order, for one container task: `t-driver` gets the component, the task and the container as JSON
+//! and the id of the DAG it is in. It writes three outputs: `pod-spec-patch` (image, command, environment, volumes of the
+//! pod), `cached-decision` and `condition`. Task `t` is a small DAG that starts its only pod unless the decision is
+//! `true`; that pod takes the patch as `podSpecPatch`, and its init container copies the launcher, which wraps the user's
+//! command. A DAG driver writes `execution-id`, the `parent-dag-id` of everything inside, `iteration-count` and
+//! `condition`. Outputs of tasks never pass through Argo: launchers record them in the metadata store, drivers look
+//! them up there by `parent-dag-id`.
+//!
+//! `depends` lists, as `A.Succeeded && B.Succeeded`, every task whose output is used and every explicit dependency;
+//! drivers wait, and what they prepare waits for them. An exit handler is an exit *hook*, so Argo runs it whether the
+//! guarded task failed or not. A loop body is compiled once; `withSequence` counts indices and the driver picks the
+//! item. `parallelism` of the iterator template bounds how many run at a time.
+//!
+//! Settings of the installation ([`Options`]) reach the Workflow in five places: images and commands of drivers and
+//! launcher, arguments of drivers and importers (addresses, proxies, TLS, log level, cache, defaults for security
+//! contexts), metadata of driver templates, the volume `custom-ca`, and the patch of `spec` at the very end.
+//!
 //! # Where this differs from upstream on purpose
 //!
 //! Output for pipelines that upstream runs properly is the same. Beyond that:
@@ -33,9 +50,34 @@
 //! - Exit hooks also work on importers, loops and claim tasks, where upstream loses them; a loop as exit task does
 //!   not wait for tasks outside its DAG.
 //! - A component may be the body of several loops; from the second on, template names carry the task's name.
-//! - Importers can wait for the tasks they take inputs from ([`Options::importers_wait`], off by default).
-//! - Sizes, nesting and alias expansion are bounded: [`package::MAX_BYTES`], [`MAX_DEPTH`],
-//!   [`package::yaml::MAX_NODES`].
+//! - Importers can wait for the tasks they take inputs from ([`Options::importers_wait`]). Off by default, because
+//!   upstream's do not wait and the output is to be the same.
+//! - `COMPILED_PIPELINE_SPEC_PATCH` is merged by Kubernetes' rules and that is the result. Upstream decodes the merged
+//!   spec over the old one: what a patch deletes comes back, and lists whose order changed get mixed items. Here
+//!   deletions hold and items stay whole. Types and unknown fields of the patch are not checked, quantities not
+//!   rewritten (`1000m` stays).
+//! - Booleans that are set but empty count as not set, where upstream stops.
+//! - The messages for several names at once list them in order.
+//!
+//! # Bounds
+//!
+//! Every input ends in a Workflow or an [`Error`] in time and memory linear in these:
+//!
+//! | What | At most | Where |
+//! |---|---|---|
+//! | bytes of a file, packed and unpacked | 32 MiB | [`package::MAX_BYTES`] |
+//! | bytes unpacked of a tarball on the way to its pipeline | 256 MiB, none kept | |
+//! | values, aliases expanded | 2,000,000 | [`package::yaml::MAX_NODES`] |
+//! | bytes of text, aliases expanded | 64 MiB | [`package::yaml::MAX_TEXT`] |
+//! | nesting of lists and maps | 100 | [`package::yaml::MAX_NESTING`] |
+//! | line ends, `:`, `,`, `[`, `{` in YAML, those inside text included | 4,000,000 | [`package::yaml::MAX_MARKS`] |
+//! | nesting of a parameter's default or constant | about 30 | Protobuf's 100 messages, three for each level |
+//! | nesting of DAG components | 200 | [`MAX_DEPTH`] |
+//! | bytes of the name of a task or DAG component | 128 | [`check::MAX_NAME`], Argo's limit |
+//! | problems an error lists | 20 | |
+//!
+//! The bound on line ends and punctuation refuses YAML from about 20 MB on when it is full of code; the same pipeline
+//! as JSON passes.
 
 pub mod check;
 pub mod cli;

@@ -298,10 +298,10 @@ impl Source<'_> {
     fn strings(&self, name: &str, labels: bool) -> Result<BTreeMap<String, String>, Error> {
         let Some(text) = self.text(name).filter(|text| !text.trim().is_empty()) else { return Ok(BTreeMap::new()) };
         let wrong = |what: String| Error::Setting(format!("{name} {what}"));
-        let object: Map<String, Value> =
+        let object: Option<Map<String, Value>> =
             serde_json::from_str(&text).map_err(|e| wrong(format!("could not be parsed as a JSON object: {e}")))?;
         let mut out = BTreeMap::new();
-        for (key, value) in object {
+        for (key, value) in object.unwrap_or_default() {
             let Value::String(value) = value else {
                 return Err(wrong(format!(
                     "has a value that is not a JSON string for key {key:?}; all values must be strings"

@@ -1,6 +1,6 @@
 //! `COMPILED_PIPELINE_SPEC_PATCH`: a Kubernetes strategic merge patch of the Workflow's `spec`.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::Error;
 
@@ -18,7 +18,9 @@ pub fn apply(spec: &mut Value, patch: &str) -> Result<(), Error> {
         ))
     })?;
     if let (Some(patch), Value::Object(spec)) = (parsed, spec) {
-        merge(spec, patch, Kind::Spec);
+        merge(spec, patch, Kind::Spec).map_err(|e| {
+            Error::Setting(format!("failed to apply workflow spec patch: COMPILED_PIPELINE_SPEC_PATCH: {e}"))
+        })?;
     }
     Ok(())
 }
@@ -69,63 +71,130 @@ fn directive(value: &Value) -> Option<&str> {
     value.get("$patch").and_then(Value::as_str)
 }
 
-fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>, kind: Kind) {
+fn merge(target: &mut Map<String, Value>, mut patch: Map<String, Value>, kind: Kind) -> Result<(), String> {
     if patch.get("$patch").and_then(Value::as_str) == Some("replace") {
         *target = without_directives(patch);
-        return;
+        return Ok(());
     }
-    let retain = patch.get("$retainKeys").and_then(Value::as_array).cloned();
-    for (key, value) in patch {
+    let mut orders: Vec<(String, Vec<Value>)> = Vec::new();
+    let mut retain = None;
+    for key in patch.keys().filter(|key| key.starts_with('$')).cloned().collect::<Vec<_>>() {
+        let value = patch.remove(&key).unwrap_or_default();
         if let Some(field) = key.strip_prefix("$deleteFromPrimitiveList/") {
             if let (Some(Value::Array(items)), Value::Array(gone)) = (target.get_mut(field), &value) {
                 items.retain(|item| !gone.contains(item));
             }
-        } else if key.starts_with('$') {
-            // The order of elements is a hint, the others are handled by the caller or above.
-        } else {
-            merge_field(target, key, value, kind);
+        } else if let (Some(field), Value::Array(order)) = (key.strip_prefix("$setElementOrder/"), &value) {
+            orders.push((field.to_owned(), order.clone()));
+        } else if key == "$retainKeys" {
+            retain = value.as_array().cloned();
+        }
+    }
+    for (key, value) in patch {
+        let order = orders.iter().position(|(field, _)| *field == key).map(|at| orders.swap_remove(at).1);
+        merge_field(target, key, value, order, kind)?;
+    }
+    for (field, order) in orders {
+        if let (Some(Value::Array(items)), Some((merge_key, _))) = (target.get_mut(&field), kind.list(&field)) {
+            let before = items.clone();
+            arrange(items, &order, &before, merge_key);
         }
     }
     if let Some(retain) = retain {
         target.retain(|key, _| retain.iter().any(|kept| kept == key));
     }
+    Ok(())
 }
 
-fn merge_field(target: &mut Map<String, Value>, key: String, value: Value, kind: Kind) {
+fn merge_field(
+    target: &mut Map<String, Value>,
+    key: String,
+    value: Value,
+    order: Option<Vec<Value>>,
+    kind: Kind,
+) -> Result<(), String> {
     if value.is_null() || directive(&value) == Some("delete") {
         target.remove(&key);
-        return;
+        return Ok(());
     }
     let list = kind.list(&key);
     let child = kind.object(&key);
     match (target.get_mut(&key), value, list) {
-        (Some(Value::Object(old)), Value::Object(new), _) => merge(old, new, child),
-        (Some(Value::Array(old)), Value::Array(new), Some((merge_key, item))) => merge_list(old, new, merge_key, item),
+        (Some(Value::Object(old)), Value::Object(new), _) => {
+            merge(old, new, child).map_err(|e| format!("{key}: {e}"))?
+        }
+        (Some(Value::Array(old)), Value::Array(new), Some((merge_key, item))) => {
+            merge_list(old, new, order, merge_key, item).map_err(|e| format!("{key}: {e}"))?;
+        }
         (_, value, _) => {
             target.insert(key, clean(value));
         }
     }
+    Ok(())
 }
 
-fn merge_list(old: &mut Vec<Value>, new: Vec<Value>, key: &str, kind: Kind) {
+fn merge_list(
+    old: &mut Vec<Value>,
+    new: Vec<Value>,
+    order: Option<Vec<Value>>,
+    key: &str,
+    kind: Kind,
+) -> Result<(), String> {
     if new.iter().any(|item| directive(item) == Some("replace")) {
         *old = new.into_iter().filter(|item| directive(item) != Some("replace")).map(clean).collect();
-        return;
+        return Ok(());
+    }
+    if let Some(item) = new.iter().find(|item| item.get(key).is_none()) {
+        return Err(format!("{item} does not contain the merge key {key:?}"));
+    }
+    let before = old.clone();
+    let given: Vec<Value> = new.iter().map(|item| json!({key: item[key]})).collect();
+    if let Some(order) = &order {
+        let mut rest = order.iter();
+        if !given.iter().all(|item| rest.any(|next| next.get(key) == item.get(key))) {
+            return Err("the order of the list is not that of $setElementOrder".into());
+        }
     }
     for item in new {
-        let at = old.iter().position(|existing| existing.get(key).is_some() && existing.get(key) == item.get(key));
+        let at = position(old, &item, key);
         match (at, item) {
             (Some(at), item) if directive(&item) == Some("delete") => {
                 old.remove(at);
             }
             (Some(at), Value::Object(item)) => {
                 if let Some(Value::Object(existing)) = old.get_mut(at) {
-                    merge(existing, item, kind);
+                    merge(existing, item, kind)?;
                 }
             }
             (_, item) if directive(&item) == Some("delete") => {}
             (_, item) => old.push(clean(item)),
         }
+    }
+    arrange(old, &order.unwrap_or(given), &before, key);
+    Ok(())
+}
+
+fn position(list: &[Value], item: &Value, key: &str) -> Option<usize> {
+    list.iter().position(|other| other.get(key).is_some() && other.get(key) == item.get(key))
+}
+
+/// Kubernetes' order of a merged list: the patch's items keep the patch's order, the others their own; where one of
+/// each meet, the order before the patch decides, and an item that is new goes first.
+fn arrange(items: &mut Vec<Value>, order: &[Value], before: &[Value], key: &str) {
+    let (mut patched, kept): (Vec<Value>, Vec<Value>) =
+        std::mem::take(items).into_iter().partition(|item| position(order, item, key).is_some());
+    patched.sort_by_key(|item| position(order, item, key));
+    let (mut patched, mut kept) = (patched.into_iter().peekable(), kept.into_iter().peekable());
+    loop {
+        let keep = match (patched.peek(), kept.peek()) {
+            (Some(new), Some(old)) => match (position(before, old, key), position(before, new, key)) {
+                (Some(old), Some(new)) => old < new,
+                _ => false,
+            },
+            (patched, _) => patched.is_none(),
+        };
+        let Some(next) = (if keep { kept.next() } else { patched.next() }) else { return };
+        items.push(next);
     }
 }
 
@@ -174,7 +243,7 @@ mod tests {
         let patch = json!({"tolerations": [{"key": "b"}, {"key": "a", "effect": "NoExecute"}], "templates": [{"name": "t", "container": {"args": ["y"], "env": [{"name": "F", "value": "2"}, {"name": "E", "$patch": "delete"}], "volumeMounts": [{"mountPath": "/a", "name": "w"}]}}]});
         assert_eq!(
             patched(spec, patch),
-            json!({"tolerations": [{"key": "a", "effect": "NoExecute"}, {"key": "b"}], "templates": [{"name": "t", "container": {"args": ["y"], "env": [{"name": "F", "value": "2"}], "volumeMounts": [{"mountPath": "/a", "name": "w"}]}}]})
+            json!({"tolerations": [{"key": "b"}, {"key": "a", "effect": "NoExecute"}], "templates": [{"name": "t", "container": {"args": ["y"], "env": [{"name": "F", "value": "2"}], "volumeMounts": [{"mountPath": "/a", "name": "w"}]}}]})
         );
     }
 
@@ -193,6 +262,35 @@ mod tests {
             patched(json!({"volumes": [{"name": "a"}]}), json!({"volumes": [{"$patch": "replace"}, {"name": "b"}]})),
             json!({"volumes": [{"name": "b"}]})
         );
+    }
+
+    #[test]
+    fn lists_are_ordered_as_kubernetes_orders_them() {
+        let spec = || json!({"volumes": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
+        let names = |patch: Value| -> String {
+            let volumes = patched(spec(), patch)["volumes"].take();
+            volumes.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(names(json!({"volumes": [{"name": "n"}]})), "nabc");
+        assert_eq!(names(json!({"volumes": [{"name": "b"}, {"name": "n"}]})), "abnc");
+        assert_eq!(names(json!({"volumes": [{"name": "c"}, {"name": "a"}]})), "bca");
+        assert_eq!(
+            names(
+                json!({"$setElementOrder/volumes": [{"name": "c"}, {"name": "n"}, {"name": "a"}], "volumes": [{"name": "n"}]})
+            ),
+            "bcna"
+        );
+        assert_eq!(names(json!({"$setElementOrder/volumes": [{"name": "c"}, {"name": "a"}]})), "bca");
+        for (patch, want) in [
+            (json!({"volumes": [{"emptyDir": {}}]}), "does not contain the merge key \"name\""),
+            (
+                json!({"$setElementOrder/volumes": [{"name": "y"}, {"name": "x"}], "volumes": [{"name": "x"}, {"name": "y"}]}),
+                "$setElementOrder",
+            ),
+        ] {
+            let error = apply(&mut spec(), &patch.to_string()).unwrap_err().to_string();
+            assert!(error.starts_with("failed to apply workflow spec patch: ") && error.contains(want), "{error}");
+        }
     }
 
     #[test]

@@ -20,19 +20,33 @@ pub fn task_output(task: &str, name: &str) -> String {
     format!("{{{{tasks.{task}.outputs.parameters.{name}}}}}")
 }
 
+/// An object of values that are moved, where `json!` would copy them.
+pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    let mut out = serde_json::Map::new();
+    for (key, value) in fields {
+        out.insert(key.to_owned(), value);
+    }
+    Value::Object(out)
+}
+
+/// `{"parameters": ..}`.
+pub fn parameters(list: Vec<Value>) -> Value {
+    object([("parameters", Value::Array(list))])
+}
+
 /// A parameter without value.
 pub fn declared(name: &str) -> Value {
-    json!({"name": name})
+    object([("name", name.into())])
 }
 
 /// A parameter with a default.
 pub fn defaulted(name: &str, default: &str) -> Value {
-    json!({"name": name, "default": default})
+    object([("name", name.into()), ("default", default.into())])
 }
 
 /// A parameter with a value.
 pub fn given(name: &str, value: impl Into<String>) -> Value {
-    json!({"name": name, "value": value.into()})
+    object([("name", name.into()), ("value", Value::String(value.into()))])
 }
 
 /// What the shared templates need besides the options.

@@ -16,7 +16,7 @@ use kfp_proto::ml_pipelines::{ComponentSpec, DagSpec, PipelineDeploymentConfig, 
 use serde_json::{Map, Value, json};
 
 use crate::error::At;
-use crate::templates::{Shape, Shared, given};
+use crate::templates::{Shape, Shared, given, parameters};
 use crate::{Error, Job, Options, Package, check, hash, patch, pipeline_config};
 
 /// Deepest nesting of DAG components accepted.
@@ -82,18 +82,41 @@ pub(crate) fn compile(package: &Package, job: &Job, options: &Options) -> Result
         }
     }
     compiler.visit(ROOT, None)?;
-    spec["arguments"] = json!({"parameters": compiler.arguments});
+    spec["arguments"] = parameters(compiler.arguments);
     spec["templates"] = Value::Array(compiler.templates);
     patch::apply(&mut spec, &options.spec_patch)?;
     let short = package.name().rsplit('/').next().unwrap_or_default();
-    let workflow = json!({
+    let mut workflow = json!({
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
         "metadata": {"generateName": format!("{short}-")},
-        "spec": spec,
     });
-    check::workflow(&workflow).map_err(|problems| Error::spec(problems.join("; ")))?;
+    workflow["spec"] = spec;
+    check::workflow(&workflow).map_err(|problems| Error::spec(listed(&problems)))?;
     Ok(workflow)
+}
+
+/// The first problems, and how many more there are.
+fn listed(problems: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if problems.len() > SHOWN {
+        text.push_str(&format!("; and {} more", problems.len() - SHOWN));
+    }
+    text
+}
+
+/// Refuses names too long for templates and tasks before others are made from them.
+fn check_name(kind: &str, name: &str) -> Result<(), Error> {
+    if name.len() <= check::MAX_NAME {
+        return Ok(());
+    }
+    let start: String = name.chars().take(40).collect();
+    Err(Error::spec(format!(
+        "{kind} name {start:?}... has {} bytes; at most {} make a template or task name",
+        name.len(),
+        check::MAX_NAME
+    )))
 }
 
 fn skeleton(options: &Options) -> Value {
@@ -102,12 +125,15 @@ fn skeleton(options: &Options) -> Value {
         security["runAsUser"] = user.into();
     }
     let component = json!({"pipelines.kubeflow.org/v2_component": "true"});
-    json!({
+    let mut spec = json!({
         "entrypoint": "entrypoint",
-        "serviceAccountName": options.service_account,
         "podMetadata": {"annotations": component, "labels": component},
         "securityContext": security,
-    })
+    });
+    if !options.service_account.is_empty() {
+        spec["serviceAccountName"] = options.service_account.as_str().into();
+    }
+    spec
 }
 
 /// The run's parameters with the defaults of the root component, and its pipeline root.
@@ -183,12 +209,14 @@ impl Compiler<'_> {
                 self.visit_executor(name, &label).at(context)
             }
             Some(Implementation::Dag(mut dag)) => {
+                check_name("DAG component", name)?;
                 if self.path.len() >= MAX_DEPTH {
                     return Err(Error::spec(format!("DAG components are nested more than {MAX_DEPTH} deep")))
                         .at(context);
                 }
                 self.path.push(name.to_owned());
                 for (key, task) in &mut dag.tasks {
+                    check_name("task", key).at(context)?;
                     let reference = self.reference(key, task).at(context)?;
                     if task.retry_policy.is_none() {
                         task.retry_policy = inherited;
@@ -281,16 +309,20 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Puts the DAG back into its component and stores that, then hands the DAG out again.
-    pub(crate) fn save_dag(&mut self, name: &str, dag: DagSpec) -> Result<DagSpec, Error> {
-        if let Some(component) = self.component_mut(name) {
-            component.implementation = Some(Implementation::Dag(dag));
-        }
-        self.save_component(name)?;
-        match self.component_mut(name).and_then(|component| component.implementation.as_mut()) {
-            // What stays behind only has to say that the component is a DAG.
-            Some(Implementation::Dag(dag)) => Ok(std::mem::take(dag)),
-            _ => Err(Error::spec(format!("component spec for {name:?} not found"))),
+    /// Puts the DAG back into its component and stores that, then hands the DAG out again, with the JSON of its tasks.
+    pub(crate) fn save_dag(&mut self, name: &str, dag: DagSpec) -> Result<(DagSpec, Map<String, Value>), Error> {
+        let missing = || Error::spec(format!("component spec for {name:?} not found"));
+        let component = self.component_mut(name).ok_or_else(missing)?;
+        component.implementation = Some(Implementation::Dag(dag));
+        let mut json = ir::encode(component);
+        // What stays behind only has to say that the component is a DAG.
+        let Some(Implementation::Dag(dag)) = &mut component.implementation else { return Err(missing()) };
+        let dag = std::mem::take(dag);
+        self.save(format!("components-{}", self.key(name)), || gojson::to_string(&json));
+        let tasks = json.pointer_mut("/dag/tasks").map(Value::take);
+        match tasks {
+            Some(Value::Object(tasks)) => Ok((dag, tasks)),
+            _ => Ok((dag, Map::new())),
         }
     }
 

@@ -82,14 +82,9 @@ fn scalar(out: &mut String, value: &Value) {
 }
 
 fn text(out: &mut String, content: &str) {
-    let word = content.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'));
-    let begins = content.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'/');
-    let reserved =
-        ["y", "n", "yes", "no", "on", "off", "true", "false", "null"].iter().any(|r| content.eq_ignore_ascii_case(r));
-    if word && begins && !reserved {
+    if is_plain(content) {
         out.push_str(content);
-    } else if content.chars().any(char::is_control) || content.contains(['\u{2028}', '\u{2029}', '\u{feff}', '\u{85}'])
-    {
+    } else if content.bytes().any(|b| b < 0x20 || b >= 0x7f) && content.chars().any(needs_escape) {
         // Double quotes for what needs escapes; YAML understands JSON's.
         for character in serde_json::Value::from(content).to_string().chars() {
             match character {
@@ -101,7 +96,24 @@ fn text(out: &mut String, content: &str) {
         }
     } else {
         out.push('\'');
-        out.push_str(&content.replace('\'', "''"));
+        for (i, part) in content.split('\'').enumerate() {
+            if i > 0 {
+                out.push_str("''");
+            }
+            out.push_str(part);
+        }
         out.push('\'');
     }
+}
+
+fn needs_escape(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}')
+}
+
+/// Whether every YAML version reads `content` without quotes as this text.
+fn is_plain(content: &str) -> bool {
+    const RESERVED: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
+    content.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'/')
+        && content.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'))
+        && (content.len() > 5 || !RESERVED.iter().any(|word| content.eq_ignore_ascii_case(word)))
 }

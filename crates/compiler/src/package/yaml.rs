@@ -18,18 +18,15 @@ pub const MAX_NODES: usize = 2_000_000;
 pub const MAX_TEXT: usize = 2 * MAX_BYTES;
 /// Deepest nesting of lists and maps in a document.
 pub const MAX_NESTING: usize = 100;
-/// Most characters that may begin a YAML token; the parser may have to look far ahead, so this bounds memory.
-const MAX_MARKS: usize = 4_000_000;
+/// Most line ends, colons, commas and opening brackets in YAML that is not JSON. Each may begin a token, and the parser
+/// may have to look far ahead, so this bounds memory. Those inside text count as well.
+pub const MAX_MARKS: usize = 4_000_000;
 
 /// The documents of `bytes`, empty ones as null.
 ///
 /// # Errors
 /// A syntax error with its place, or the name of the bound that was passed.
 pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
-    let marks = bytes.iter().filter(|b| matches!(b, b'\n' | b',' | b'[' | b'{' | b':')).count();
-    if marks > MAX_MARKS {
-        return Err(format!("more than {MAX_MARKS} tokens"));
-    }
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
         // JSON is YAML but for some escapes, and this is faster.
         let budget = Budget::new();
@@ -39,6 +36,10 @@ pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
             Err(error) if error.is_data() => return Err(error.to_string()),
             Err(_) => {}
         }
+    }
+    let mark = |b: &&u8| matches!(b, b'\n' | b',' | b'[' | b'{' | b':');
+    if bytes.len() > MAX_MARKS && bytes.iter().filter(mark).count() > MAX_MARKS {
+        return Err(format!("more than {MAX_MARKS} line ends, colons, commas and brackets"));
     }
     let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8: {e}"))?;
     let mut reader = Reader { parser: Parser::new_from_str(text), budget: Budget::new(), anchors: HashMap::new() };

@@ -19,6 +19,7 @@ class Server:
     def __init__(self, data: Path, *flags: str, env=None):
         self.data, self.flags, self.process = data, flags, None
         self.env = env
+        self.home = data / "home"
 
     def start(self, *more: str):
         data = self.data
@@ -27,7 +28,7 @@ class Server:
         self.ready.unlink(missing_ok=True)
         self.log = open(data / "server.log", "ab")
         self.process = subprocess.Popen(
-            [BIN / "kfp-local", "up", "--data-dir", data / "home", "--rest-port=0", "--grpc-port=0", "--metadata-port=0",
+            [BIN / "kfp-local", "up", "--data-dir", self.home, "--rest-port=0", "--grpc-port=0", "--metadata-port=0",
              "--kubernetes-port=0", "--ready-file", self.ready, *self.flags, *more],
             stdout=self.log, stderr=self.log, env={**os.environ, **(self.env or {})})
         deadline = time.monotonic() + 60
@@ -55,7 +56,7 @@ class Server:
 
     @property
     def kubeconfig(self):
-        return self.data / "home" / "kubeconfig"
+        return self.home / "kubeconfig"
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +64,21 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("kfp")).start()
     yield server
     assert server.stop() == 0, "SIGTERM must end the server with exit code 0"
+
+
+@pytest.fixture
+def make_server(tmp_path):
+    """Servers of one test; those that it leaves running are killed, so that a failed test leaves nothing behind."""
+    made = []
+
+    def make(*flags, **more):
+        made.append(Server(tmp_path / f"server-{len(made)}", *flags, **more))
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.process and server.process.poll() is None:
+            server.kill()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import time
 
 import pipelines as p
 import pytest
-from conftest import BIN, Server, task_states, wait
+from conftest import BIN, task_states, wait
 
 
 def sleeper(seconds):
@@ -14,8 +14,8 @@ def sleeper(seconds):
     return body
 
 
-def test_everything_is_there_after_a_restart(tmp_path):
-    server = Server(tmp_path / "s").start()
+def test_everything_is_there_after_a_restart(make_server, tmp_path):
+    server = make_server().start()
     client = server.client()
     package = p.write(tmp_path / "ok.yaml", "ok", sleeper(0))
     pipeline = client.upload_pipeline(package, pipeline_name="kept")
@@ -30,8 +30,8 @@ def test_everything_is_there_after_a_restart(tmp_path):
     server.stop()
 
 
-def test_run_in_flight_survives_sigkill_or_fails_with_a_message(tmp_path):
-    server = Server(tmp_path / "s").start()
+def test_run_in_flight_survives_sigkill_or_fails_with_a_message(make_server, tmp_path):
+    server = make_server().start()
     client = server.client()
     run = client.create_run_from_pipeline_package(p.write(tmp_path / "z.yaml", "zzz", sleeper(3)), enable_caching=False).run_id
     deadline = time.monotonic() + 30
@@ -87,3 +87,33 @@ def test_kubectl_reads_workflows_pods_and_logs(server, client, tmp_path):
     pods = kubectl("get", "pods", "-l", f"workflows.argoproj.io/workflow={name}", "-o", "jsonpath={.items[*].metadata.name}").split()
     assert pods and name in kubectl("get", "workflows,pods")
     assert any("hello from the task" in kubectl("logs", pod, "-c", "main") for pod in pods)
+
+
+def small_disk(folder, megabytes):
+    """A file system of its own; only root can make one."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a small file system: " + mounted.stderr.decode().strip())
+
+
+def test_full_disk_fails_the_task_and_the_server_goes_on(make_server, tmp_path):
+    folder = tmp_path / "small"
+    small_disk(folder, 200)
+    try:
+        server = make_server("--log-level=warn")
+        server.home = folder / "home"
+        client = server.start().client()
+
+        def fills():
+            p.shell(script="head -c 400000000 /dev/zero >/tmp/big")
+
+        run = client.create_run_from_pipeline_package(p.write(tmp_path / "f.yaml", "fills", fills), enable_caching=False)
+        done = wait(client, run.run_id, 90)
+        assert done.state == "FAILED"
+        assert "No space left" in str([t.to_dict() for t in done.run_details.task_details]) or "exit" in str(done)
+        ok = p.write(tmp_path / "ok.yaml", "ok", sleeper(0))
+        assert wait(client, client.create_run_from_pipeline_package(ok, enable_caching=False).run_id, 60).state == "SUCCEEDED"
+        server.stop()
+    finally:
+        subprocess.run(["umount", "-l", folder], check=False)

@@ -19,6 +19,7 @@ use crate::options::Invocation;
 use crate::outputs;
 use crate::paths::Paths;
 use crate::process::{self, Exit, Order, Supervision};
+use crate::python::Store;
 use crate::spec::{Container, Pod};
 use crate::status::{self, Ended, Phase, Report, State};
 use crate::volumes::{self, Volumes};
@@ -371,8 +372,24 @@ impl Life {
                 Err(message) => self.fail(message),
             }
         }
+        self.clear().await;
         let status = status::render(&self.pod, &self.report);
         self.write(status, annotation, true).await;
+    }
+
+    /// Removes what the pod left on the disk: nothing reads it, except a next attempt, and on a full disk the end of the
+    /// pod needs the room.
+    async fn clear(&self) {
+        let uid = &self.pod.metadata.uid;
+        let mut places = vec![Store::new(self.kubelet.dirs.python()).private(uid)];
+        if self.report.phase == Phase::Succeeded || !self.pod.metadata.annotations.contains_key(retry::PARENT) {
+            places.push(self.kubelet.dirs.pod(uid));
+        }
+        let removed =
+            tokio::task::spawn_blocking(move || places.iter().for_each(|place| recovery::remove(place))).await;
+        if let Err(error) = removed {
+            tracing::warn!(pod = %self.pod.metadata.name, %error, "cannot remove the directory of a pod");
+        }
     }
 
     async fn write(&self, status: Value, annotation: Option<String>, last: bool) {

@@ -202,6 +202,7 @@ async fn private_files(mode: Isolation) {
         assert_eq!((a.1.as_str(), b.1.as_str()), ("one\none\n1\n", "two\ntwo\n1\n"));
     }
     assert!(!std::path::Path::new("/tmp/same").exists() && !std::path::Path::new("/minio/b/k").exists());
+    assert_eq!(std::fs::read_dir(bench.dir.join("data/pods")).unwrap().count(), 0, "scratch ends with its pod");
     bench.stop().await;
 }
 

@@ -57,6 +57,7 @@
 //!   deletions hold and items stay whole. Types and unknown fields of the patch are not checked, quantities not
 //!   rewritten (`1000m` stays).
 //! - Booleans that are set but empty count as not set, where upstream stops.
+//! - Any JSON is read. Upstream reads it as YAML, which refuses surrogate pairs and some characters in text.
 //! - The messages for several names at once list them in order.
 //!
 //! # Bounds

@@ -84,7 +84,7 @@ fn scalar(out: &mut String, value: &Value) {
 fn text(out: &mut String, content: &str) {
     if is_plain(content) {
         out.push_str(content);
-    } else if content.bytes().any(|b| b < 0x20 || b >= 0x7f) && content.chars().any(needs_escape) {
+    } else if content.bytes().any(|b| !(0x20..0x7f).contains(&b)) && content.chars().any(needs_escape) {
         // Double quotes for what needs escapes; YAML understands JSON's.
         for character in serde_json::Value::from(content).to_string().chars() {
             match character {

@@ -74,10 +74,11 @@
 //! | line ends, `:`, `,`, `[`, `{` in YAML, those inside text included | 4,000,000 | [`package::yaml::MAX_MARKS`] |
 //! | nesting of a parameter's default or constant | about 30 | Protobuf's 100 messages, three for each level |
 //! | nesting of DAG components | 200 | [`MAX_DEPTH`] |
+//! | tasks of all DAG components together | 20,000 | [`MAX_TASKS`] |
 //! | bytes of the name of a task or DAG component | 128 | [`check::MAX_NAME`], Argo's limit |
 //! | problems an error lists | 20 | |
 //!
-//! The bound on line ends and punctuation refuses YAML from about 20 MB on when it is full of code; the same pipeline
+//! Compiling takes about 20 KB of memory for each task. The bound on line ends and punctuation refuses YAML from about 20 MB on when it is full of code; the same pipeline
 //! as JSON passes.
 
 pub mod check;
@@ -100,7 +101,7 @@ pub use error::Error;
 pub use options::Options;
 pub use package::Package;
 pub use run::{Job, RunRequest, compile_recurring_run, compile_run};
-pub use workflow::MAX_DEPTH;
+pub use workflow::{MAX_DEPTH, MAX_TASKS};
 
 use serde_json::Value;
 

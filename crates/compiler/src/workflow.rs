@@ -21,6 +21,8 @@ use crate::{Error, Job, Options, Package, check, hash, patch, pipeline_config};
 
 /// Deepest nesting of DAG components accepted.
 pub const MAX_DEPTH: usize = 200;
+/// Most tasks accepted, over all DAG components. The Workflow of a tenth of them is more than Kubernetes stores.
+pub const MAX_TASKS: usize = 20_000;
 pub(crate) const ROOT: &str = "root";
 
 /// State of one compilation.
@@ -36,6 +38,7 @@ pub(crate) struct Compiler<'a> {
     template_names: HashSet<String>,
     shared_names: HashSet<String>,
     visited: HashSet<String>,
+    tasks: usize,
     path: Vec<String>,
     keys: HashMap<String, String>,
     pub(crate) pod_metadata: HashMap<String, PodMetadata>,
@@ -63,6 +66,7 @@ pub(crate) fn compile(package: &Package, job: &Job, options: &Options) -> Result
         template_names: HashSet::new(),
         shared_names: HashSet::new(),
         visited: HashSet::new(),
+        tasks: 0,
         path: Vec::new(),
         keys: HashMap::new(),
         pod_metadata: HashMap::new(),
@@ -213,6 +217,10 @@ impl Compiler<'_> {
                 if self.path.len() >= MAX_DEPTH {
                     return Err(Error::spec(format!("DAG components are nested more than {MAX_DEPTH} deep")))
                         .at(context);
+                }
+                self.tasks = self.tasks.saturating_add(dag.tasks.len());
+                if self.tasks > MAX_TASKS {
+                    return Err(Error::spec(format!("the pipeline has more than {MAX_TASKS} tasks"))).at(context);
                 }
                 self.path.push(name.to_owned());
                 for (key, task) in &mut dag.tasks {

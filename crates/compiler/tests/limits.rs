@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use kfp_compiler::package::{MAX_BYTES, yaml};
-use kfp_compiler::{MAX_DEPTH, Options, Package, compile};
+use kfp_compiler::{MAX_DEPTH, MAX_TASKS, Options, Package, compile};
 
 /// Far more than any of these takes, far less than what has no bound takes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -168,6 +168,18 @@ fn wide_graphs_take_linear_time() {
     }
     let error = refused(pipeline("", &ring).as_bytes(), "a.yaml");
     assert!(error.contains("tasks depend on each other in a cycle: ") && error.contains(" -> ... -> "), "{error}");
+}
+
+#[test]
+fn tasks_are_counted_over_all_components() {
+    let half = |indent: &str| -> String {
+        (0..MAX_TASKS / 2).map(|i| format!("{indent}t{i}: {{componentRef: {{name: c}}}}\n")).collect()
+    };
+    let components = format!("  d:\n    dag:\n      tasks:\n{}", half("        "));
+    let tasks = format!("{}      z: {{componentRef: {{name: d}}}}\n", half("      "));
+    let error = refused(pipeline(&components, &tasks).as_bytes(), "a.yaml");
+    let want = format!("error processing component name=\"d\": the pipeline has more than {MAX_TASKS} tasks");
+    assert_eq!(error, want);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::archive::MAX_BYTES;
 use super::scalar;
 
 /// Most values (scalars, lists, maps and keys) in one file, aliases expanded.
-pub const MAX_NODES: usize = 2_000_000;
+pub const MAX_NODES: usize = 1_000_000;
 /// Most bytes of text in one file, aliases expanded.
 pub const MAX_TEXT: usize = 2 * MAX_BYTES;
 /// Deepest nesting of lists and maps in a document.

@@ -372,9 +372,9 @@ impl Life {
                 Err(message) => self.fail(message),
             }
         }
-        self.clear().await;
         let status = status::render(&self.pod, &self.report);
-        self.write(status, annotation, true).await;
+        // Beside each other: the end shall not wait for the removal, but on a full disk it needs the room.
+        tokio::join!(self.write(status, annotation, true), self.clear());
     }
 
     /// Removes what the pod left on the disk: nothing reads it, except a next attempt, and on a full disk the end of the

@@ -3,6 +3,8 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const BLOCKING_THREADS: usize = 16;
+
 fn main() -> anyhow::Result<()> {
     // Entering namespaces needs a process with a single thread, so this comes first.
     if let Some(code) = kfp_local_pods::pod_init_main(std::env::args_os()) {
@@ -11,7 +13,9 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = kfp_local::parse(&words).unwrap_or_else(|stop| stop.exit());
     kfp_core::logging::init(command.log_level());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Every thread has a heap of its own; file work is short, so few threads do for many pods.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     let code = runtime.block_on(async {
         let shutdown = kfp_core::shutdown::on_signal()?;
         kfp_local::run(command, shutdown).await

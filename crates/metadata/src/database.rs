@@ -10,7 +10,9 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Arguments as _, AssertSqlSafe, Decode, Row as _, Sqlite, Transaction, TypeInfo as _, ValueRef as _};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Connection as _, Decode, Row as _, Sqlite, Transaction, TypeInfo as _, ValueRef as _,
+};
 
 use crate::failure::{Failure, Outcome};
 
@@ -194,6 +196,12 @@ impl Database {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
+            // A full disk ends a transaction inside SQLite while sqlx still counts it as open: such a connection is of no
+            // further use.
+            .before_acquire(|connection, _| {
+                let usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(usable) })
+            })
             .connect_with(
                 options
                     .clone()

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, Sqlite, SqlitePool};
 
 use super::sql::{Dialect, Sql, Value};
 use crate::error::{Error, Result};
@@ -39,6 +39,12 @@ impl Db {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A full disk ends a transaction inside SQLite while sqlx still counts it as open: such a connection is of no
+            // further use.
+            .before_acquire(|connection, _| {
+                let usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(usable) })
+            })
             .connect_with(options.clone())
             .await
             .map_err(failed)?;

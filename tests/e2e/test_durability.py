@@ -111,7 +111,8 @@ def test_full_disk_fails_the_task_and_the_server_goes_on(make_server, tmp_path):
         run = client.create_run_from_pipeline_package(p.write(tmp_path / "f.yaml", "fills", fills), enable_caching=False)
         done = wait(client, run.run_id, 90)
         assert done.state == "FAILED"
-        assert task_states(done)["executor"] == "FAILED"
+        executor = next(t for t in done.run_details.task_details if t.display_name == "executor")
+        assert executor.state == "FAILED" and "no space is left" in executor.error.message.lower()
         ok = p.write(tmp_path / "ok.yaml", "ok", sleeper(0))
         assert wait(client, client.create_run_from_pipeline_package(ok, enable_caching=False).run_id, 60).state == "SUCCEEDED"
         server.stop()

@@ -164,14 +164,14 @@ fn objects_and_directories_survive_the_way_and_requests_are_signed() {
         std::fs::create_dir_all(dir.path().join("up/sub")).unwrap();
         std::fs::write(dir.path().join("up/a b"), "one").unwrap();
         std::fs::write(dir.path().join("up/sub/c"), "").unwrap();
-        store.upload(&dir.path().join("up"), "s3://bucket/root/tree").await.unwrap();
-        assert!(state.lock().unwrap().objects.contains_key("bucket/root/tree/a b"));
-        store.download("s3://bucket/root/tree", &dir.path().join("down")).await.unwrap();
+        store.upload(&dir.path().join("up"), "s3://bucket/base/tree").await.unwrap();
+        assert!(state.lock().unwrap().objects.contains_key("bucket/base/tree/a b"));
+        store.download("s3://bucket/base/tree", &dir.path().join("down")).await.unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("down/a b")).unwrap(), "one");
         assert_eq!(std::fs::read_to_string(dir.path().join("down/sub/c")).unwrap(), "");
-        assert!(store.exists("s3://bucket/root/tree").await.unwrap());
-        assert!(!store.exists("s3://bucket/root/tr").await.unwrap());
-        assert!(store.get_bytes("s3://bucket/root/none").await.unwrap_err().is_missing());
+        assert!(store.exists("s3://bucket/base/tree").await.unwrap());
+        assert!(!store.exists("s3://bucket/base/tr").await.unwrap());
+        assert!(store.get_bytes("s3://bucket/base/none").await.unwrap_err().is_missing());
         assert_eq!(state.lock().unwrap().access_key, "AK");
     });
 }

@@ -501,7 +501,11 @@ impl Job {
         if exit.message.is_empty() {
             let from_log = (exit.code != 0 && self.container.termination_message_policy == termination::FROM_LOG)
                 .then(|| self.kubelet.logs.path(&pod.metadata.namespace, &pod.metadata.name, &self.container.name));
-            let read = move || termination::message(&plan.termination, from_log.as_deref());
+            let data = (exit.code != 0).then(|| self.kubelet.dirs.data.clone());
+            let read = move || match termination::message(&plan.termination, from_log.as_deref()) {
+                text if text.is_empty() => data.and_then(|data| termination::full_disk(&data)).unwrap_or_default(),
+                text => text,
+            };
             exit.message = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         } else {
             exit.message = termination::shortened(exit.message);

@@ -15,6 +15,8 @@ const DEFAULT_PATH: &str = "/dev/termination-log";
 const MAX_BYTES: usize = 4096;
 const MAX_LOG_BYTES: usize = 2048;
 const MAX_LOG_LINES: u64 = 80;
+/// A disk with fewer free bytes than this has no room for what a task may want to say.
+const FULL: u64 = 1 << 20;
 
 /// Makes the empty file of a container in the pod's directory and says where it belongs.
 ///
@@ -41,6 +43,13 @@ pub(crate) fn message(file: &Path, log: Option<&Path>) -> String {
         Some(log) if left.is_empty() => logs::last_lines(log, MAX_LOG_LINES, MAX_LOG_BYTES).unwrap_or_default(),
         _ => left,
     }
+}
+
+/// What to say of a failed container that could not say anything because the disk of `dir` is full.
+pub(crate) fn full_disk(dir: &Path) -> Option<String> {
+    let disk = nix::sys::statvfs::statvfs(dir).ok()?;
+    let left = disk.blocks_available().saturating_mul(disk.fragment_size());
+    (left < FULL).then(|| format!("no space is left on the disk of {}; free some and run again", dir.display()))
 }
 
 /// A message cut to the kubelet's limit; what matters is usually at its end.

@@ -32,22 +32,28 @@ pub fn write(out: &mut String, value: &Value) {
         }
         Value::Object(fields) => {
             // Sorted already unless some crate switched serde_json to insertion order.
-            let mut entries: Vec<_> = fields.iter().collect();
-            if !entries.is_sorted_by(|a, b| a.0 <= b.0) {
+            if fields.keys().is_sorted() {
+                write_object(out, fields.iter());
+            } else {
+                let mut entries: Vec<_> = fields.iter().collect();
                 entries.sort_by(|a, b| a.0.cmp(b.0));
+                write_object(out, entries.into_iter());
             }
-            out.push('{');
-            for (i, (key, item)) in entries.into_iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                write_string(out, key);
-                out.push(':');
-                write(out, item);
-            }
-            out.push('}');
         }
     }
+}
+
+fn write_object<'v>(out: &mut String, fields: impl Iterator<Item = (&'v String, &'v Value)>) {
+    out.push('{');
+    for (i, (key, item)) in fields.enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        write_string(out, key);
+        out.push(':');
+        write(out, item);
+    }
+    out.push('}');
 }
 
 fn write_number(out: &mut String, number: &Number) {
@@ -83,29 +89,66 @@ pub fn write_f64(out: &mut String, number: f64) {
     }
 }
 
+/// Bytes that end a run of text which is copied as it is: what Go escapes, and the first byte of U+2028 and U+2029.
+const STOPS: [bool; 256] = {
+    let mut stops = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        stops[byte] = true;
+        byte += 1;
+    }
+    let others = [b'"', b'\\', b'<', b'>', b'&', SEPARATOR[0]];
+    let mut at = 0;
+    while at < others.len() {
+        stops[others[at] as usize] = true;
+        at += 1;
+    }
+    stops
+};
+
+/// What the two Unicode line separators begin with; the third byte is 0xa8 or 0xa9.
+const SEPARATOR: [u8; 2] = [0xe2, 0x80];
+
 /// Appends `text` as a JSON string with Go's escapes.
 pub fn write_string(out: &mut String, text: &str) {
+    out.reserve(text.len() + 2);
     out.push('"');
-    let mut plain = 0;
-    for (at, character) in text.char_indices() {
-        let escape: &str = match character {
-            '"' => "\\\"",
-            '\\' => "\\\\",
-            '\n' => "\\n",
-            '\r' => "\\r",
-            '\t' => "\\t",
-            '\u{8}' => "\\b",
-            '\u{c}' => "\\f",
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => "",
-            _ => continue,
+    let bytes = text.as_bytes();
+    let (mut plain, mut at) = (0, 0);
+    while let Some(ahead) = bytes[at..].iter().position(|byte| STOPS[usize::from(*byte)]) {
+        at += ahead;
+        let (escape, length): (&str, usize) = match bytes[at] {
+            b'"' => ("\\\"", 1),
+            b'\\' => ("\\\\", 1),
+            b'\n' => ("\\n", 1),
+            b'\r' => ("\\r", 1),
+            b'\t' => ("\\t", 1),
+            0x08 => ("\\b", 1),
+            0x0c => ("\\f", 1),
+            b'<' => ("\\u003c", 1),
+            b'>' => ("\\u003e", 1),
+            b'&' => ("\\u0026", 1),
+            byte if byte != SEPARATOR[0] => ("", 1),
+            _ => match bytes[at..] {
+                [_, second, 0xa8, ..] if second == SEPARATOR[1] => ("\\u2028", 3),
+                [_, second, 0xa9, ..] if second == SEPARATOR[1] => ("\\u2029", 3),
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            },
         };
         out.push_str(&text[plain..at]);
         if escape.is_empty() {
-            out.push_str(&format!("\\u{:04x}", u32::from(character)));
+            const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+            out.push_str("\\u00");
+            out.push(HEX[usize::from(bytes[at] >> 4)]);
+            out.push(HEX[usize::from(bytes[at] & 15)]);
         } else {
             out.push_str(escape);
         }
-        plain = at + character.len_utf8();
+        at += length;
+        plain = at;
     }
     out.push_str(&text[plain..]);
     out.push('"');
@@ -119,9 +162,8 @@ mod tests {
 
     #[test]
     fn escapes_like_go() {
-        let text = "a<b && c>d \"q\"\n\r\t\u{8}\u{c}\u{1}\u{1f}\u{7f}\u{2028}\u{2029}é\\";
-        let want =
-            "\"a\\u003cb \\u0026\\u0026 c\\u003ed \\\"q\\\"\\n\\r\\t\\b\\f\\u0001\\u001f\u{7f}\\u2028\\u2029é\\\\\"";
+        let text = "a<b && c>d \"q\"\n\r\t\u{8}\u{c}\u{1}\u{1f}\u{7f}\u{2028}\u{2029}\u{2027}\u{2603}é\\";
+        let want = "\"a\\u003cb \\u0026\\u0026 c\\u003ed \\\"q\\\"\\n\\r\\t\\b\\f\\u0001\\u001f\u{7f}\\u2028\\u2029\u{2027}\u{2603}é\\\\\"";
         assert_eq!(to_string(&json!(text)), want);
     }
 

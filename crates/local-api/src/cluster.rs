@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 
 use crate::ops::{self, Deleted, Scope, WriteOptions};
 use crate::resource::resources;
 use crate::store::{DirLock, Disk, Key, Shared, Stored, TableKey, Writer};
-use crate::watch::{Request, Seen, changes};
-use crate::{ApiError, DeleteOptions, Error, LogSource, Patch, Resource, Selectors, Watch};
+use crate::watch::{RawEvent, RawObject, Request, Seen, changes};
+use crate::{ApiError, DeleteOptions, Edits, Error, LogSource, Patch, Resource, Selectors, Watch};
 
 /// Objects of a list, with the version to watch from.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +97,12 @@ impl Cluster {
         })
     }
 
+    /// As [`Cluster::list`], but objects are not parsed.
+    pub fn list_raw(&self, r: &Resource, ns: Option<&str>, selectors: &Selectors) -> (Vec<RawObject>, u64) {
+        let page = self.page(r, ns, selectors, None, None);
+        (page.items.into_iter().map(RawObject).collect(), page.resource_version)
+    }
+
     /// Replaces an object, status included.
     ///
     /// # Errors
@@ -117,6 +123,16 @@ impl Cluster {
     {
         let (r, ns, name) = (*r, ns.to_string(), name.to_string());
         self.writer.write(move |txn| ops::modify(txn, &r, &ns, &name, change, WHOLE)).await
+    }
+
+    /// Sets and removes members of a custom resource's status, labels and annotations, without parsing the rest of
+    /// the object, and returns its new resourceVersion. For types without a status subresource.
+    ///
+    /// # Errors
+    /// 404 (also when the object of that name has another uid), 422 when the result cannot be stored.
+    pub async fn edit(&self, r: &Resource, ns: &str, name: &str, uid: &str, edits: Edits) -> Result<u64, ApiError> {
+        let (r, ns, name, uid) = (*r, ns.to_string(), name.to_string(), uid.to_string());
+        self.writer.write(move |txn| ops::edit(txn, &r, &ns, &name, &uid, edits)).await
     }
 
     /// Applies a patch document. With subresource `status` only the status changes (where the type
@@ -161,6 +177,19 @@ impl Cluster {
     pub fn watch(&self, r: &Resource, ns: Option<&str>, from: Option<u64>, selectors: Selectors) -> Watch {
         let request = Request { namespace: ns.map(str::to_string), from, selectors, ..Request::default() };
         Watch::open(self.shared.clone(), *r, request)
+    }
+
+    /// As [`Cluster::watch`], but objects are not parsed.
+    pub fn watch_raw(
+        &self,
+        r: &Resource,
+        ns: Option<&str>,
+        from: Option<u64>,
+        selectors: Selectors,
+    ) -> impl Stream<Item = Result<RawEvent, ApiError>> + Send + use<> {
+        let request = Request { namespace: ns.map(str::to_string), from, selectors, ..Request::default() };
+        changes(self.shared.clone(), *r, request)
+            .map(|seen| seen.map(|seen| RawEvent { kind: seen.kind, object: RawObject(seen.object) }))
     }
 
     /// Sets where `pods/log` reads; until then it answers 501.

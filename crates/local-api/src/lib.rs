@@ -24,10 +24,11 @@ pub use error::{ApiError, Error};
 pub use http::serve;
 pub use kubeconfig::kubeconfig;
 pub use logs::{LogOptions, LogSource, LogStream};
+pub use ops::Edits;
 pub use options::{DeleteOptions, Patch, Propagation};
 pub use resource::{Resource, resources};
 pub use selector::Selectors;
-pub use watch::{EventKind, Watch, WatchEvent};
+pub use watch::{EventKind, RawEvent, RawObject, Watch, WatchEvent};
 
 /// The Kubernetes version whose behaviour is followed, as `/version` reports it.
 pub const VERSION: &str = "v1.33.0-kfp-local";

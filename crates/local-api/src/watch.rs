@@ -48,6 +48,31 @@ pub struct WatchEvent {
     pub object: Arc<Value>,
 }
 
+/// One change of an object that is not parsed.
+#[derive(Debug, Clone)]
+pub struct RawEvent {
+    /// What happened.
+    pub kind: EventKind,
+    /// The object after the change.
+    pub object: RawObject,
+}
+
+/// An object as it is kept.
+#[derive(Debug, Clone)]
+pub struct RawObject(pub(crate) Arc<Stored>);
+
+impl RawObject {
+    /// The JSON of the object.
+    pub fn json(&self) -> &str {
+        self.0.json()
+    }
+
+    /// The parsed object, shared by all who use it at the same time.
+    pub fn parse(&self) -> Arc<Value> {
+        self.0.object()
+    }
+}
+
 /// Changes in order, without gaps, until dropped. A watch that fell behind the kept history, or
 /// asked for a version before it, yields one error with code 410 and ends: list again. It also ends
 /// when the cluster is gone.

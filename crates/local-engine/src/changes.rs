@@ -2,6 +2,7 @@
 
 use crate::execution::Execution;
 use kfp_core::argo::{NodeStatus, Timestamp, names};
+use kfp_local_api::Edits;
 use serde_json::{Map, Value, json};
 
 /// A set of changes to a Workflow. Touches only what the engine owns, so that nothing written by others is lost.
@@ -52,45 +53,26 @@ impl Changes {
         Some(changes)
     }
 
-    /// Writes the changes into a Workflow object.
-    pub fn write(self, workflow: &mut Value) {
-        member(workflow, "status", |status| {
-            for (key, value) in self.status {
-                match value {
-                    // Argo writes these as null while unset; other members are left out.
-                    Value::Null if key != "startedAt" && key != "finishedAt" => {
-                        status.remove(&key);
-                    }
-                    value => {
-                        status.insert(key, value);
-                    }
-                }
+    /// What to do to the Workflow object.
+    pub fn into_edits(self) -> Edits {
+        let mut edits = Edits::default();
+        for (key, value) in self.status {
+            match value {
+                // Argo writes these as null while unset; other members are left out.
+                Value::Null if key != "startedAt" && key != "finishedAt" => edits.remove(&["status", &key]),
+                value => edits.set(&["status", &key], value),
             }
-        });
-        if !self.nodes.is_empty() {
-            member(&mut workflow["status"], "nodes", |nodes| nodes.extend(self.nodes));
+        }
+        for (id, node) in self.nodes {
+            edits.set(&["status", "nodes", &id], node);
         }
         if !self.labels.is_empty() {
-            let new = self.labels.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value)));
-            member(&mut workflow["metadata"], "labels", |labels| labels.extend(new));
-            member(&mut workflow["metadata"], "annotations", |annotations| {
-                annotations.entry(names::ANNOTATION_POD_NAME_FORMAT).or_insert_with(|| json!("v2"));
-            });
+            for (key, value) in self.labels {
+                edits.set(&["metadata", "labels", key], value.into());
+            }
+            edits.set_if_absent(&["metadata", "annotations", names::ANNOTATION_POD_NAME_FORMAT], "v2".into());
         }
-    }
-}
-
-/// Changes a member that is a map, made one if need be.
-fn member(value: &mut Value, key: &str, change: impl FnOnce(&mut Map<String, Value>)) {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    let slot = &mut value[key];
-    if !slot.is_object() {
-        *slot = json!({});
-    }
-    if let Value::Object(map) = slot {
-        change(map);
+        edits
     }
 }
 
@@ -115,7 +97,7 @@ mod tests {
 
     #[test]
     fn changes_touch_only_what_the_engine_owns() {
-        let mut object = json!({
+        let object = json!({
             "metadata": {"name": "w", "labels": {"pipeline/runid": "r"}},
             "status": {"message": "old", "nodes": {"a": {"id": "a"}}, "other": 1},
         });
@@ -124,9 +106,9 @@ mod tests {
         changes.status.insert("finishedAt".into(), Value::Null);
         changes.nodes = vec![("b".into(), json!({"id": "b"}))];
         changes.labels = vec![(names::LABEL_PHASE, "Running".into())];
-        changes.write(&mut object);
+        let edited = changes.into_edits().apply(&object.to_string()).unwrap();
         assert_eq!(
-            object,
+            serde_json::from_str::<Value>(&edited).unwrap(),
             json!({
                 "metadata": {"name": "w",
                     "labels": {"pipeline/runid": "r", names::LABEL_PHASE: "Running"},

@@ -78,15 +78,9 @@ impl Disk {
         Ok(state)
     }
 
-    /// Writes the last state of every changed object in one transaction. `bodies` has the JSON of
-    /// each, in the order of [`Overlay::latest`].
-    pub(crate) async fn commit(
-        &mut self,
-        overlay: &Overlay,
-        bodies: &[Option<&str>],
-        revision: u64,
-    ) -> Result<(), sqlx::Error> {
-        let result = self.write(overlay, bodies, revision).await;
+    /// Writes the last state of every changed object in one transaction.
+    pub(crate) async fn commit(&mut self, overlay: &Overlay, revision: u64) -> Result<(), sqlx::Error> {
+        let result = self.write(overlay, revision).await;
         if result.is_err() {
             // SQLite may have rolled back by itself (disk full), then this fails and that is fine.
             let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
@@ -94,13 +88,13 @@ impl Disk {
         result
     }
 
-    async fn write(&mut self, overlay: &Overlay, bodies: &[Option<&str>], revision: u64) -> Result<(), sqlx::Error> {
+    async fn write(&mut self, overlay: &Overlay, revision: u64) -> Result<(), sqlx::Error> {
         sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
         let mut upserts: Vec<(&Key, &str)> = Vec::new();
         let mut deletes: Vec<&Key> = Vec::new();
-        for ((key, _), body) in overlay.latest().zip(bodies) {
-            match body {
-                Some(body) => upserts.push((key, body)),
+        for (key, object) in overlay.latest() {
+            match object {
+                Some(object) => upserts.push((key, object.json())),
                 None => deletes.push(key),
             }
         }

@@ -29,13 +29,22 @@ impl Stored {
         stored
     }
 
-    /// Keeps an object given as JSON.
+    /// Keeps an object given as JSON, of which only the head is parsed.
     ///
     /// # Errors
     /// When it is not JSON.
-    pub(crate) fn parse(json: &str) -> Result<Self, serde_json::Error> {
-        let object: Value = serde_json::from_str(json)?;
-        Ok(Self::with(json.into(), &object))
+    pub(crate) fn parse(json: impl Into<Box<str>>) -> Result<Self, serde_json::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Head {
+            #[serde(default)]
+            api_version: Value,
+            #[serde(default)]
+            metadata: Value,
+        }
+        let json = json.into();
+        let Head { api_version, metadata } = serde_json::from_str(&json)?;
+        Ok(Self::with(json, &serde_json::json!({"apiVersion": api_version, "metadata": metadata})))
     }
 
     fn with(json: Box<str>, object: &Value) -> Self {

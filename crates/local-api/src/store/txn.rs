@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::history::Change;
 use super::state::{Key, State, TableKey};
+use super::stored::Stored;
 use crate::object;
 use crate::registry::Registry;
 
@@ -16,7 +17,9 @@ pub(crate) struct Pending {
     pub key: Key,
     pub revision: u64,
     pub change: Change,
-    pub object: Arc<Value>,
+    pub object: Arc<Stored>,
+    /// Keeps the parsed form alive for who reads the object next, where the change was made on it.
+    pub parsed: Option<Arc<Value>>,
 }
 
 /// The changes of one transaction, in order.
@@ -24,12 +27,12 @@ pub(crate) struct Pending {
 pub(crate) struct Overlay {
     pub pending: Vec<Pending>,
     /// Latest state of the changed objects; `None` means deleted.
-    latest: BTreeMap<Key, Option<Arc<Value>>>,
+    latest: BTreeMap<Key, Option<Arc<Stored>>>,
 }
 
 impl Overlay {
     /// The last state of every changed object.
-    pub(crate) fn latest(&self) -> impl Iterator<Item = (&Key, Option<&Arc<Value>>)> {
+    pub(crate) fn latest(&self) -> impl Iterator<Item = (&Key, Option<&Arc<Stored>>)> {
         self.latest.iter().map(|(key, object)| (key, object.as_ref()))
     }
 
@@ -62,18 +65,20 @@ impl<'a> Txn<'a> {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Value>> {
+        self.stored(key).map(|stored| stored.object())
+    }
+
+    /// The object as it is kept.
+    pub(crate) fn stored(&self, key: &Key) -> Option<&Arc<Stored>> {
         match self.overlay.latest.get(key) {
-            Some(changed) => changed.clone(),
-            None => self.state.get(key).map(|stored| stored.object()),
+            Some(changed) => changed.as_ref(),
+            None => self.state.get(key),
         }
     }
 
     /// Whether the object exists, without parsing it.
     pub(crate) fn exists(&self, key: &Key) -> bool {
-        match self.overlay.latest.get(key) {
-            Some(changed) => changed.is_some(),
-            None => self.state.get(key).is_some(),
-        }
+        self.stored(key).is_some()
     }
 
     /// Number of objects of a type (on disk; close enough for limits).
@@ -95,7 +100,7 @@ impl<'a> Txn<'a> {
         for (key, changed) in &self.overlay.latest {
             if key.table == table && namespace.is_none_or(|wanted| key.namespace == wanted) {
                 match changed {
-                    Some(object) => found.insert(key.clone(), object.clone()),
+                    Some(object) => found.insert(key.clone(), object.object()),
                     None => found.remove(key),
                 };
             }
@@ -113,42 +118,49 @@ impl<'a> Txn<'a> {
     pub(crate) fn uid_exists(&self, uid: &str) -> bool {
         // Writes keep uids, so an object of this uid that is still there has not changed it.
         self.state.by_uid(uid).is_some_and(|key| match self.overlay.latest.get(key) {
-            Some(changed) => changed.as_ref().is_some_and(|object| object::uid(object) == Some(uid)),
+            Some(changed) => changed.as_ref().is_some_and(|object| object.uid() == Some(uid)),
             None => true,
-        }) || self.overlay.latest.values().flatten().any(|object| object::uid(object) == Some(uid))
+        }) || self.overlay.latest.values().flatten().any(|object| object.uid() == Some(uid))
     }
 
     /// The object with this uid.
     pub(crate) fn by_uid(&self, uid: &str) -> Option<(Key, Arc<Value>)> {
         let stored = self.state.by_uid(uid).cloned();
-        let changed = self.overlay.latest.iter().find_map(|(key, object)| {
-            object.as_ref().filter(|object| object::uid(object) == Some(uid)).map(|_| key.clone())
-        });
+        let changed =
+            self.overlay.latest.iter().find_map(|(key, object)| {
+                object.as_ref().filter(|object| object.uid() == Some(uid)).map(|_| key.clone())
+            });
         let key = changed.or(stored)?;
-        let object = self.get(&key)?;
-        (object::uid(&object) == Some(uid)).then_some((key, object))
+        let object = self.stored(&key).filter(|object| object.uid() == Some(uid))?.object();
+        Some((key, object))
     }
 
     /// Objects whose ownerReferences name the uid.
     pub(crate) fn dependents(&self, uid: &str) -> Vec<(Key, Arc<Value>)> {
         let mut keys: BTreeSet<Key> = self.state.dependents(uid).cloned().collect();
         keys.extend(self.overlay.latest.iter().filter(|(_, object)| object.is_some()).map(|(key, _)| key.clone()));
-        keys.into_iter()
-            .filter_map(|key| self.get(&key).map(|object| (key, object)))
-            .filter(|(_, object)| object::owner_uids(object).any(|owner| owner == uid))
-            .collect()
+        let owned = |key: &Key| self.stored(key).filter(|object| object.owners().any(|owner| owner == uid));
+        keys.into_iter().filter_map(|key| owned(&key).map(|object| (key, object.object()))).collect()
     }
 
     /// Stores an object under the next revision, which it sets as its resourceVersion.
     pub(crate) fn put(&mut self, key: &Key, mut object: Value) -> Arc<Value> {
-        let existed = self.exists(key);
-        let revision = self.next();
-        object::set_meta(&mut object, "resourceVersion", revision.to_string().into());
+        object::set_meta(&mut object, "resourceVersion", self.next().to_string().into());
         let object = Arc::new(object);
-        let change = if existed { Change::Modified } else { Change::Added };
-        self.overlay.latest.insert(key.clone(), Some(object.clone()));
-        self.overlay.pending.push(Pending { key: key.clone(), revision, change, object: object.clone() });
+        self.push(key, Arc::new(Stored::new(&object)), Some(object.clone()));
         object
+    }
+
+    /// Stores an object given as JSON, which carries the [next](Txn::next) revision as its resourceVersion.
+    pub(crate) fn put_json(&mut self, key: &Key, object: Arc<Stored>) {
+        self.push(key, object, None);
+    }
+
+    fn push(&mut self, key: &Key, object: Arc<Stored>, parsed: Option<Arc<Value>>) {
+        let change = if self.exists(key) { Change::Modified } else { Change::Added };
+        let revision = self.next();
+        self.overlay.latest.insert(key.clone(), Some(object.clone()));
+        self.overlay.pending.push(Pending { key: key.clone(), revision, change, object, parsed });
     }
 
     /// Removes an object and returns its last state.
@@ -163,7 +175,8 @@ impl<'a> Txn<'a> {
             key: key.clone(),
             revision,
             change: Change::Deleted,
-            object: object.clone(),
+            object: Arc::new(Stored::new(&object)),
+            parsed: Some(object.clone()),
         });
         Some(object)
     }
@@ -177,7 +190,8 @@ impl<'a> Txn<'a> {
         self.overlay.truncate(savepoint);
     }
 
-    fn next(&self) -> u64 {
+    /// The revision of the next change.
+    pub(crate) fn next(&self) -> u64 {
         self.overlay.pending.last().map_or(self.state.revision, |pending| pending.revision) + 1
     }
 }

@@ -1,14 +1,13 @@
 //! The task through which every change goes.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::history::{Change, Event};
-use super::txn::{Overlay, Txn};
-use super::{DirLock, Disk, Key, State, Stored};
+use super::txn::{Overlay, Pending, Txn};
+use super::{DirLock, Disk, State};
 use crate::ApiError;
 use crate::resource::resources;
 
@@ -138,24 +137,16 @@ async fn batch(shared: &Shared, disk: &mut Disk, writes: Vec<Decide>) {
     };
     let result = match overlay.pending.last().map(|pending| pending.revision) {
         None => Ok(()),
-        Some(revision) => {
-            let stored: Vec<Arc<Stored>> =
-                overlay.pending.iter().map(|pending| Arc::new(Stored::new(&pending.object))).collect();
-            let last: HashMap<&Key, &str> =
-                overlay.pending.iter().zip(&stored).map(|(pending, stored)| (&pending.key, stored.json())).collect();
-            let bodies: Vec<Option<&str>> =
-                overlay.latest().map(|(key, object)| object.and_then(|_| last.get(key).copied())).collect();
-            match disk.commit(&overlay, &bodies, revision).await {
-                Ok(()) => {
-                    publish(shared, overlay, stored);
-                    Ok(())
-                }
-                Err(error) => {
-                    tracing::error!(%error, "storing objects");
-                    Err(ApiError::internal(format!("cannot store the change: {error}")))
-                }
+        Some(revision) => match disk.commit(&overlay, revision).await {
+            Ok(()) => {
+                publish(shared, overlay);
+                Ok(())
             }
-        }
+            Err(error) => {
+                tracing::error!(%error, "storing objects");
+                Err(ApiError::internal(format!("cannot store the change: {error}")))
+            }
+        },
     };
     for acknowledge in acknowledgements {
         acknowledge(result.clone());
@@ -163,24 +154,22 @@ async fn batch(shared: &Shared, disk: &mut Disk, writes: Vec<Decide>) {
 }
 
 /// Makes a committed transaction visible.
-fn publish(shared: &Shared, overlay: Overlay, stored: Vec<Arc<Stored>>) {
+fn publish(shared: &Shared, overlay: Overlay) {
     let revision = {
         let mut state = shared.write();
-        for (pending, object) in overlay.pending.into_iter().zip(stored) {
-            let key = pending.key;
+        for Pending { key, revision, change, object, parsed } in overlay.pending {
             let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
             if key.table == (crd.group, crd.plural) {
-                match pending.change {
-                    Change::Deleted => state.registry.undefine(&pending.object),
-                    Change::Added | Change::Modified => state.registry.define(&pending.object),
+                match change {
+                    Change::Deleted => state.registry.undefine(&object.object()),
+                    Change::Added | Change::Modified => state.registry.define(&object.object()),
                 }
             }
-            if pending.change != Change::Deleted {
-                state.hold(pending.object, object.json().len());
+            if let Some(parsed) = parsed.filter(|_| change != Change::Deleted) {
+                state.hold(parsed, object.json().len());
             }
             let previous = state.get(&key).cloned();
-            let event = Event { revision: pending.revision, change: pending.change, object, previous };
-            state.apply(&key, event);
+            state.apply(&key, Event { revision, change, object, previous });
         }
         state.revision
     };

@@ -7,7 +7,6 @@ use kfp_core::argo::names;
 use kfp_core::shutdown::{CancellationToken, TaskTracker};
 use kfp_local_api::{ApiError, Cluster, DeleteOptions, resources};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,8 +20,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) enum What {
     /// Something for the execution.
     Event(Event),
-    /// A status write has ended, and how long it took.
-    Written(Result<Arc<Value>, ApiError>, Duration),
+    /// A status write has ended with this version, and how long it took.
+    Written(Result<u64, ApiError>, Duration),
 }
 
 /// A report of a call.
@@ -183,37 +182,28 @@ impl Calls {
         let calls = self.clone();
         self.tracker.spawn(async move {
             let begun = Instant::now();
-            let identity = uid.clone();
-            let name = key.name.clone();
-            let write = calls.cluster.modify(&resources::WORKFLOWS, &key.namespace, &key.name, move |object| {
-                if object["metadata"]["uid"] != identity.as_str() {
-                    return Err(ApiError::not_found(&resources::WORKFLOWS, &name));
-                }
-                changes.write(object);
-                Ok(())
-            });
+            let edits = changes.into_edits();
+            let write = calls.cluster.edit(&resources::WORKFLOWS, &key.namespace, &key.name, &uid, edits);
             let result = timed(write).await;
             calls.tell(key, uid, What::Written(result, begun.elapsed()));
         });
     }
 
     /// Fails a Workflow that cannot even be read.
-    pub fn reject(&self, key: Key, message: String) {
+    pub fn reject(&self, key: Key, uid: String, message: String) {
         let calls = self.clone();
         self.tracker.spawn(async move {
-            let write = calls.cluster.modify(&resources::WORKFLOWS, &key.namespace, &key.name, move |object| {
-                let now = kfp_core::argo::Timestamp(chrono::Utc::now()).to_string();
-                let mut changes = Changes::default();
-                for (member, value) in
-                    [("phase", "Failed"), ("message", &message), ("startedAt", &now), ("finishedAt", &now)]
-                {
-                    changes.status.insert(member.to_owned(), json!(value));
-                }
-                changes.labels =
-                    vec![(names::LABEL_PHASE, "Failed".to_owned()), (names::LABEL_COMPLETED, "true".to_owned())];
-                changes.write(object);
-                Ok(())
-            });
+            let now = kfp_core::argo::Timestamp(chrono::Utc::now()).to_string();
+            let mut changes = Changes::default();
+            for (member, value) in
+                [("phase", "Failed"), ("message", &message), ("startedAt", &now), ("finishedAt", &now)]
+            {
+                changes.status.insert(member.to_owned(), json!(value));
+            }
+            changes.labels =
+                vec![(names::LABEL_PHASE, "Failed".to_owned()), (names::LABEL_COMPLETED, "true".to_owned())];
+            let edits = changes.into_edits();
+            let write = calls.cluster.edit(&resources::WORKFLOWS, &key.namespace, &key.name, &uid, edits);
             if let Err(error) = timed(write).await {
                 tracing::warn!(workflow = %key, %error, "unreadable workflow could not be marked failed");
             }

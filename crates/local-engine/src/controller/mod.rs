@@ -13,11 +13,12 @@ use crate::changes::expiry;
 use crate::execution::{Effect, Event, Execution};
 use calls::{Calls, Report};
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use kfp_core::argo::{Workflow, names};
 use kfp_core::shutdown::{CancellationToken, TaskTracker};
-use kfp_local_api::{ApiError, Cluster, EventKind, Selectors, Watch, WatchEvent, resources};
-use objects::{Key, Steering, text};
+use kfp_local_api::{ApiError, Cluster, EventKind, RawEvent, RawObject, Selectors, Watch, WatchEvent, resources};
+use objects::{Head, Key, Steering, text};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -92,7 +93,7 @@ pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken
 /// What comes in.
 enum Input {
     Pod(Result<WatchEvent, ApiError>),
-    Workflow(Result<WatchEvent, ApiError>),
+    Workflow(Result<RawEvent, ApiError>),
     Report(Report),
     Ended,
 }
@@ -108,8 +109,10 @@ struct Active {
     not_before: Instant,
     /// Writes that failed in a row.
     failures: u32,
-    /// The object as somebody changed it after the execution ended.
-    edited: Option<Arc<Value>>,
+    /// The version that our last write made.
+    written: u64,
+    /// The object, and its version, as somebody changed it after the execution ended.
+    edited: Option<(u64, RawObject)>,
 }
 
 struct Controller {
@@ -120,13 +123,19 @@ struct Controller {
 
 impl Controller {
     /// Lists everything, brings the executions up to date and opens watches from there.
-    async fn open(&mut self, cluster: &Cluster, namespace: Option<&str>) -> Result<(Watch, Watch), Error> {
+    async fn open(
+        &mut self,
+        cluster: &Cluster,
+        namespace: Option<&str>,
+    ) -> Result<(Watch, BoxStream<'static, Result<RawEvent, ApiError>>), Error> {
         let list = |what: &'static str| move |source| Error::List { what, source };
         let all = Selectors::default();
         let pods = cluster.list(&resources::PODS, namespace, &all).await.map_err(list("pods"))?;
-        let workflows = cluster.list(&resources::WORKFLOWS, namespace, &all).await.map_err(list("workflows"))?;
-        let from = pods.resource_version.min(workflows.resource_version);
-        let present: HashSet<Key> = workflows.items.iter().filter_map(|object| Key::of(object)).collect();
+        let (workflows, version) = cluster.list_raw(&resources::WORKFLOWS, namespace, &all);
+        let from = pods.resource_version.min(version);
+        let heads: Vec<(Head, RawObject)> =
+            workflows.into_iter().filter_map(|object| Some((Head::of(object.json())?, object))).collect();
+        let present: HashSet<Key> = heads.iter().map(|(head, _)| head.key.clone()).collect();
         self.active.retain(|key, _| present.contains(key));
         self.expiring.retain(|key, _| present.contains(key));
         let mut touched = HashSet::new();
@@ -145,16 +154,23 @@ impl Controller {
         for pod in pods.items {
             self.pod(EventKind::Modified, &pod, &mut touched);
         }
-        for workflow in workflows.items {
-            self.workflow(EventKind::Modified, &workflow, &mut touched).await;
+        for (head, workflow) in heads {
+            self.workflow(EventKind::Modified, head, workflow, &mut touched).await;
         }
         self.step(touched);
-        let watch = |resource| cluster.watch(resource, namespace, Some(from), Selectors::default());
-        Ok((watch(&resources::PODS), watch(&resources::WORKFLOWS)))
+        Ok((
+            cluster.watch(&resources::PODS, namespace, Some(from), Selectors::default()),
+            cluster.watch_raw(&resources::WORKFLOWS, namespace, Some(from), Selectors::default()).boxed(),
+        ))
     }
 
     /// Takes in what comes until a watch ends.
-    async fn serve(&mut self, pods: Watch, workflows: Watch, inbox: &mut UnboundedReceiverStream<Report>) {
+    async fn serve(
+        &mut self,
+        pods: Watch,
+        workflows: impl Stream<Item = Result<RawEvent, ApiError>>,
+        inbox: &mut UnboundedReceiverStream<Report>,
+    ) {
         let end = || futures::stream::once(async { Input::Ended });
         let watches =
             futures::stream::select(pods.map(Input::Pod).chain(end()), workflows.map(Input::Workflow).chain(end()));
@@ -176,7 +192,11 @@ impl Controller {
             for input in batch {
                 match input {
                     Input::Pod(Ok(event)) => self.pod(event.kind, &event.object, &mut touched),
-                    Input::Workflow(Ok(event)) => self.workflow(event.kind, &event.object, &mut touched).await,
+                    Input::Workflow(Ok(event)) => {
+                        if let Some(head) = Head::of(event.object.json()) {
+                            self.workflow(event.kind, head, event.object, &mut touched).await;
+                        }
+                    }
                     Input::Report(report) => self.report(report, &mut touched).await,
                     Input::Pod(Err(error)) | Input::Workflow(Err(error)) => {
                         tracing::info!(%error, "watch ended, listing again");
@@ -239,10 +259,11 @@ impl Controller {
         touched.insert(key);
     }
 
-    async fn workflow(&mut self, kind: EventKind, object: &Arc<Value>, touched: &mut HashSet<Key>) {
-        let Some(key) = Key::of(object).filter(|_| kind != EventKind::Bookmark) else { return };
-        let uid = text(object, "/metadata/uid");
-        let deleting = !object["metadata"]["deletionTimestamp"].is_null();
+    async fn workflow(&mut self, kind: EventKind, head: Head, object: RawObject, touched: &mut HashSet<Key>) {
+        let Head { key, uid, version, deleting, completed } = head;
+        if kind == EventKind::Bookmark {
+            return;
+        }
         if kind == EventKind::Deleted || deleting {
             if self.active.get(&key).is_some_and(|active| active.uid == uid) {
                 self.active.remove(&key);
@@ -250,15 +271,16 @@ impl Controller {
             self.expiring.remove(&key);
             return;
         }
-        let completed = object["metadata"]["labels"][names::LABEL_COMPLETED] == "true";
         if let Some(active) = self.active.get_mut(&key).filter(|active| active.uid == uid) {
             if active.execution.is_done() {
-                // Perhaps a retry of the run. Whether it is newer than our last write shows when that is done.
-                if !completed {
-                    active.edited = Some(object.clone());
+                if completed {
+                    self.expire(key, uid, object.json());
+                } else {
+                    // Perhaps a retry of the run. Whether it is newer than our last write shows when that is done.
+                    active.edited = Some((version, object));
                 }
-            } else {
-                let steering = Steering::of(object);
+            } else if version > active.written {
+                let steering = Steering::of(object.json());
                 if steering != active.steering {
                     active.execution.apply(Event::Edited(Box::new(steering.workflow())), Utc::now());
                     active.steering = steering;
@@ -268,39 +290,30 @@ impl Controller {
             return;
         }
         if completed {
-            self.expire(key, object);
+            self.expire(key, uid, object.json());
             return;
         }
-        self.expiring.remove(&key);
-        self.take_up(key, object, touched).await;
+        self.take_up(key, uid, object.json(), touched).await;
     }
 
     /// Remembers when a finished Workflow is to be deleted.
-    fn expire(&mut self, key: Key, object: &Value) {
-        if object["spec"]["ttlStrategy"].is_null() {
-            return;
-        }
-        let phase = &object["status"]["phase"];
-        let small = serde_json::json!({
-            "spec": {"ttlStrategy": object["spec"]["ttlStrategy"]},
-            "status": {"phase": phase, "finishedAt": object["status"]["finishedAt"]},
-        });
-        if let Some(time) = serde_json::from_value::<Workflow>(small).ok().and_then(|workflow| expiry(&workflow)) {
-            self.expiring.insert(key, (time.0, text(object, "/metadata/uid").to_owned()));
+    fn expire(&mut self, key: Key, uid: String, object: &str) {
+        if let Some(time) = objects::ending(object).and_then(|workflow| expiry(&workflow)) {
+            self.expiring.insert(key, (time.0, uid));
         }
     }
 
     /// Begins or continues the execution of a Workflow.
-    async fn take_up(&mut self, key: Key, object: &Arc<Value>, touched: &mut HashSet<Key>) {
-        let workflow: Workflow = match serde_json::from_value((**object).clone()) {
+    async fn take_up(&mut self, key: Key, uid: String, object: &str, touched: &mut HashSet<Key>) {
+        self.expiring.remove(&key);
+        let workflow: Workflow = match serde_json::from_str(object) {
             Ok(workflow) => workflow,
             Err(error) => {
                 tracing::warn!(workflow = %key, %error, "workflow cannot be read");
-                self.calls.reject(key, format!("invalid spec: {error}"));
+                self.calls.reject(key, uid, format!("invalid spec: {error}"));
                 return;
             }
         };
-        let uid = workflow.metadata.uid.clone();
         let mut execution = Execution::new(workflow, Utc::now());
         let selector = Selectors::labels([(names::LABEL_WORKFLOW, key.name.as_str())]);
         match self.calls.cluster.list(&resources::PODS, Some(&key.namespace), &selector).await {
@@ -319,6 +332,7 @@ impl Controller {
             writing: None,
             not_before: Instant::now(),
             failures: 0,
+            written: 0,
             edited: None,
         };
         self.active.insert(key.clone(), active);
@@ -337,16 +351,16 @@ impl Controller {
         };
         let last = active.writing.take().unwrap_or(false);
         match result {
-            Ok(object) => {
+            Ok(version) => {
                 active.failures = 0;
+                active.written = version;
                 active.not_before = Instant::now() + (took * WRITE_PAUSE).min(MAX_PAUSE);
                 if last {
-                    let edited = active.edited.take();
+                    // The watch brings what we wrote, and then it shows when the Workflow expires.
+                    let edited = active.edited.take().filter(|(edited, _)| *edited > version);
                     self.active.remove(&report.key);
-                    let newer = edited.filter(|edited| objects::version(edited) > objects::version(&object));
-                    match newer {
-                        Some(edited) => self.take_up(report.key, &edited, touched).await,
-                        None => self.expire(report.key, &object),
+                    if let Some((_, object)) = edited {
+                        self.take_up(report.key, report.uid, object.json(), touched).await;
                     }
                     return;
                 }

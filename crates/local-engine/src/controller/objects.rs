@@ -1,7 +1,10 @@
 //! Reads the few members of raw objects that the shell needs, without parsing them whole.
 
 use kfp_core::argo::{Workflow, names};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// JSON pointer to the node identifier of a pod.
@@ -26,11 +29,6 @@ pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
 }
 
 impl Key {
-    /// Place of a Workflow.
-    pub fn of(workflow: &Value) -> Option<Key> {
-        Key::new(text(workflow, "/metadata/namespace"), text(workflow, "/metadata/name"))
-    }
-
     /// Place of the Workflow that a pod belongs to.
     pub fn of_pod(pod: &Value) -> Option<Key> {
         Key::new(text(pod, "/metadata/namespace"), pod["metadata"]["labels"][names::LABEL_WORKFLOW].as_str()?)
@@ -47,41 +45,116 @@ pub(super) fn owned_by(pod: &Value, uid: &str) -> bool {
     owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid))
 }
 
-/// Version of an object, for comparison.
-pub(super) fn version(object: &Value) -> u64 {
-    text(object, "/metadata/resourceVersion").parse().unwrap_or(0)
+/// What the shell has to know of a Workflow, read without parsing the rest.
+pub(super) struct Head {
+    pub key: Key,
+    pub uid: String,
+    pub version: u64,
+    pub deleting: bool,
+    /// The label says that it has ended.
+    pub completed: bool,
+}
+
+impl Head {
+    /// Reads it; `None` when the object has no name.
+    pub fn of(json: &str) -> Option<Head> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            #[serde(default)]
+            namespace: String,
+            name: String,
+            #[serde(default)]
+            uid: String,
+            #[serde(default)]
+            resource_version: String,
+            deletion_timestamp: Option<IgnoredAny>,
+            #[serde(default)]
+            labels: Value,
+        }
+        let Object { metadata } = serde_json::from_str(json).ok()?;
+        Some(Head {
+            key: Key::new(&metadata.namespace, &metadata.name)?,
+            uid: metadata.uid,
+            version: metadata.resource_version.parse().unwrap_or(0),
+            deleting: metadata.deletion_timestamp.is_some(),
+            completed: metadata.labels[names::LABEL_COMPLETED] == "true",
+        })
+    }
+}
+
+/// A Workflow with only what decides when it is to be deleted.
+pub(super) fn ending(json: &str) -> Option<Workflow> {
+    #[derive(Deserialize)]
+    struct Object {
+        spec: Spec,
+        status: Status,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        ttl_strategy: Value,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Status {
+        #[serde(default)]
+        phase: Value,
+        #[serde(default)]
+        finished_at: Value,
+    }
+    let Object { spec, status } = serde_json::from_str(json).ok()?;
+    let small = json!({
+        "spec": {"ttlStrategy": spec.ttl_strategy},
+        "status": {"phase": status.phase, "finishedAt": status.finished_at},
+    });
+    serde_json::from_value(small).ok()
 }
 
 /// What others may change in a Workflow under execution.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Steering {
     spec: Value,
     suspended: Vec<(String, Value)>,
 }
 
 impl Steering {
-    /// Reads it off a Workflow.
-    pub fn of(workflow: &Value) -> Steering {
-        let spec = &workflow["spec"];
-        let nodes = workflow["status"]["nodes"].as_object();
+    /// Reads it off a Workflow; nothing where that is not shaped like one.
+    pub fn of(workflow: &str) -> Steering {
+        #[derive(Deserialize)]
+        struct Object {
+            spec: Spec,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Spec {
+            #[serde(default)]
+            active_deadline_seconds: Value,
+            #[serde(default)]
+            shutdown: Value,
+            #[serde(default)]
+            suspend: Value,
+            #[serde(default)]
+            templates: Vec<Template>,
+        }
+        #[derive(Deserialize)]
+        struct Template {
+            suspend: Option<IgnoredAny>,
+        }
+        let Ok(Object { spec }) = serde_json::from_str::<Object>(workflow) else { return Steering::default() };
         // Looking through all nodes at every change of a large Workflow is only worth it when one can be resumed.
-        let can_suspend = || {
-            let templates = spec["templates"].as_array();
-            templates.is_some_and(|templates| templates.iter().any(|template| !template["suspend"].is_null()))
-        };
-        let suspended = nodes.filter(|_| can_suspend()).into_iter().flatten();
+        let can_suspend = spec.templates.iter().any(|template| template.suspend.is_some());
         Steering {
             spec: json!({
-                "activeDeadlineSeconds": spec["activeDeadlineSeconds"],
-                "shutdown": spec["shutdown"],
-                "suspend": spec["suspend"],
+                "activeDeadlineSeconds": spec.active_deadline_seconds,
+                "shutdown": spec.shutdown,
+                "suspend": spec.suspend,
             }),
-            suspended: suspended
-                .filter(|(_, node)| node["type"] == "Suspend")
-                .map(|(id, node)| {
-                    (id.clone(), json!({"type": "Suspend", "phase": node["phase"], "message": node["message"]}))
-                })
-                .collect(),
+            suspended: if can_suspend { suspended(workflow) } else { Vec::new() },
         }
     }
 
@@ -90,6 +163,30 @@ impl Steering {
         let nodes: serde_json::Map<String, Value> = self.suspended.iter().cloned().collect();
         serde_json::from_value(json!({"spec": self.spec, "status": {"nodes": nodes}})).unwrap_or_default()
     }
+}
+
+/// Suspend nodes with what others change in them.
+fn suspended(workflow: &str) -> Vec<(String, Value)> {
+    #[derive(Deserialize)]
+    struct Object {
+        status: Status,
+    }
+    #[derive(Deserialize)]
+    struct Status {
+        nodes: BTreeMap<String, Node>,
+    }
+    #[derive(Deserialize)]
+    struct Node {
+        #[serde(default)]
+        r#type: Value,
+        #[serde(default)]
+        phase: Value,
+        #[serde(default)]
+        message: Value,
+    }
+    let Ok(Object { status }) = serde_json::from_str::<Object>(workflow) else { return Vec::new() };
+    let nodes = status.nodes.into_iter().filter(|(_, node)| node.r#type == "Suspend");
+    nodes.map(|(id, node)| (id, json!({"type": "Suspend", "phase": node.phase, "message": node.message}))).collect()
 }
 
 #[cfg(test)]
@@ -102,11 +199,11 @@ mod tests {
             "spec": {"templates": [{"name": "s", "suspend": {}}]},
             "status": {"nodes": {"a": {"type": "Suspend", "phase": "Running"}, "b": {"type": "Pod", "phase": "Running"}}},
         });
-        let before = Steering::of(&workflow);
+        let before = Steering::of(&workflow.to_string());
         workflow["status"]["nodes"]["b"]["phase"] = json!("Failed");
-        assert_eq!(before, Steering::of(&workflow));
+        assert_eq!(before, Steering::of(&workflow.to_string()));
         workflow["spec"]["activeDeadlineSeconds"] = json!(0);
-        let after = Steering::of(&workflow);
+        let after = Steering::of(&workflow.to_string());
         assert_ne!(before, after);
         assert_eq!(after.workflow().spec.active_deadline_seconds, Some(0));
         assert_eq!(after.workflow().status.nodes.len(), 1);

@@ -81,7 +81,8 @@ impl World {
             let effects = self.execution.run(self.now);
             self.check_monotone();
             if let Some(changes) = self.execution.take_changes() {
-                changes.write(&mut self.object);
+                let edited = changes.into_edits().apply(&self.object.to_string()).unwrap();
+                self.object = serde_json::from_str(&edited).unwrap();
             }
             if effects.is_empty() {
                 return;

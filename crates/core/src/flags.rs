@@ -253,26 +253,7 @@ fn parse_bool(text: &str) -> Option<bool> {
 /// Durations as Go's `time.ParseDuration` reads them; `None` for anything else and for negative ones.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
-    if text == "0" {
-        return Some(std::time::Duration::ZERO);
-    }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-        let value: f64 = rest.get(..number)?.parse().ok()?;
-        let tail = rest.get(number..)?;
-        let (unit, scale) =
-            [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
-                .into_iter()
-                .find(|(unit, _)| tail.starts_with(unit) && !(*unit == "m" && tail.starts_with("ms")))?;
-        seconds += value * scale;
-        rest = tail.get(unit.len()..)?;
-    }
-    std::time::Duration::try_from_secs_f64(seconds).ok()
+    crate::duration::parse(text).ok().and_then(|nanos| u64::try_from(nanos).ok()).map(std::time::Duration::from_nanos)
 }
 
 impl Values {

@@ -1,7 +1,10 @@
 //! What several components share: flags, logging, shutdown, JSON as Go prints it, the pipeline-spec model,
-//! Argo Workflow types, gRPC connections, the metadata client, object stores and a small Kubernetes client.
+//! Argo Workflow types, schedules, gRPC connections, the metadata client, object stores and a small Kubernetes client.
 
 pub mod argo;
+#[cfg(feature = "cron")]
+pub mod cron;
+pub mod duration;
 pub mod flags;
 pub mod gojson;
 #[cfg(feature = "grpc")]
@@ -17,5 +20,7 @@ pub mod logging;
 pub mod mlmd;
 #[cfg(feature = "objects")]
 pub mod objects;
+#[cfg(feature = "cron")]
+pub mod schedule;
 pub mod shutdown;
 pub mod termination;

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use crate::agenda::Agenda;
 use crate::model::{LABEL_SCHEDULE, Run};
 use crate::reconcile::{Action, reconcile};
-use crate::schedule::Trigger;
 use crate::sync::{Outcome, Seen, Started, Syncer, now, schedules, wanted, workflows};
+use kfp_core::schedule::Trigger;
 
 /// How long a run counts as active without its Workflow being seen.
 const UNSEEN: Duration = Duration::from_secs(30);

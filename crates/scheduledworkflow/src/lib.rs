@@ -9,7 +9,6 @@
 
 mod agenda;
 mod controller;
-pub mod cron;
 mod events;
 pub mod macros;
 mod model;
@@ -17,19 +16,17 @@ pub mod names;
 mod options;
 pub mod reconcile;
 mod runs;
-pub mod schedule;
 mod sync;
 mod workflow;
-mod zone;
 
 use std::time::Duration;
 
+use kfp_core::cron::zone;
 use kfp_core::grpc::{Tls, channel};
 use kfp_core::shutdown::CancellationToken;
 
 pub use model::{Run, Schedule};
 pub use options::Options;
-pub use zone::Unknown as UnknownZone;
 
 /// Why the controller stopped.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +47,7 @@ pub enum Error {
     },
     /// `CRON_SCHEDULE_TIMEZONE` names no zone.
     #[error(transparent)]
-    Zone(#[from] UnknownZone),
+    Zone(#[from] zone::Unknown),
     /// Another option has a value that cannot be used.
     #[error("{0}")]
     Option(String),

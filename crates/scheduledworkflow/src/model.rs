@@ -5,8 +5,8 @@ use kube::core::{DynamicObject, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cron::Cron;
-use crate::schedule::{Timing, Trigger};
+use kfp_core::cron::Cron;
+use kfp_core::schedule::{Timing, Trigger};
 
 /// Prefix of the labels that tie Workflows to their schedule.
 pub const LABELS: &str = "scheduledworkflows.kubeflow.org/";

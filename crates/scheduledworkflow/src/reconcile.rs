@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{LABELS, Run, Schedule, rfc3339};
 use crate::names;
-use crate::schedule::Trigger;
+use kfp_core::schedule::Trigger;
 
 /// Times from this one on are written as "never", as upstream does.
 const MAX_TIME: i64 = 9_223_371_974_719_179_007;

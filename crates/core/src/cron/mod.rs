@@ -12,10 +12,10 @@
 //!   `* 0 3 18 * 0` on Lord Howe); a skipped one does not fire;
 //! * the search ends with the fifth year after its start; the crate goes on to 2100.
 
-mod duration;
 mod search;
+pub mod zone;
 
-pub use duration::parse as parse_go_duration;
+use crate::duration;
 
 /// Why a text is not a schedule, in the library's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,8 +94,8 @@ impl Cron {
 }
 
 fn descriptor(text: &str) -> Result<Cron, Error> {
-    if let Some(duration) = text.strip_prefix("@every ") {
-        let nanos = parse_go_duration(duration).map_err(|e| Error(format!("Failed to parse duration {text}: {e}")))?;
+    if let Some(every) = text.strip_prefix("@every ") {
+        let nanos = duration::parse(every).map_err(|e| Error(format!("Failed to parse duration {text}: {e}")))?;
         return Ok(Cron::Every((nanos / 1_000_000_000).max(1)));
     }
     let plain = match text {

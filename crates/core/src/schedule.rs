@@ -58,6 +58,33 @@ impl Timing {
         }
     }
 
+    /// The next `count` slots after `now`, given that everything which is due by then is started at `now`.
+    #[must_use]
+    pub fn upcoming(&self, now: i64, zone: Tz, count: usize) -> Vec<i64> {
+        let mut timing = self.clone();
+        while let Some(slot) = timing.next(now, zone).filter(|slot| *slot <= now) {
+            timing.last = Some(if self.catchup { timing.last_due(slot, now, zone) } else { slot });
+        }
+        let slots = std::iter::from_fn(|| {
+            let slot = timing.next(now, zone)?;
+            timing.last = Some(slot);
+            Some(slot)
+        });
+        slots.take(count).collect()
+    }
+
+    /// The last slot that is due at `now` when the first one is `first` and none is left out.
+    fn last_due(&self, first: i64, now: i64, zone: Tz) -> i64 {
+        match &self.trigger {
+            Trigger::Cron { cron, end, .. } => cron.latest(first, now.min(end.unwrap_or(i64::MAX)), zone),
+            Trigger::Periodic { interval, end, .. } => {
+                let interval = (*interval).max(1);
+                first + (now.min(end.unwrap_or(i64::MAX)) - first) / interval * interval
+            }
+            Trigger::Once | Trigger::Broken(_) => first,
+        }
+    }
+
     /// The time that slots are counted from.
     fn base(&self, start: Option<i64>) -> i64 {
         self.last.or(start).unwrap_or(self.created)

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Datelike as _, TimeZone as _, Timelike as _};
 use chrono_tz::Tz;
-use kfp_scheduledworkflow::cron::Cron;
-use kfp_scheduledworkflow::schedule::{Timing, Trigger};
+use kfp_core::cron::Cron;
+use kfp_core::schedule::{Timing, Trigger};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -327,5 +327,20 @@ proptest! {
             // At most one run for each look.
             prop_assert!(slots.len() <= looks.len());
         }
+    }
+
+    /// What is announced is what happens: the slots that a controller starts which is always on time.
+    #[test]
+    fn upcoming_slots_are_those_that_fire(trigger in triggers(), catchup: bool, zone in zones(), first in 0i64..9000) {
+        let now = BASE + first;
+        let (_, mut timing) = fired(&trigger, catchup, &[now], zone);
+        let mut want = Vec::new();
+        while want.len() < 4 && let Some(slot) = timing.next(now, zone) {
+            prop_assert_eq!(timing.next(slot, zone), Some(slot));
+            timing.last = Some(slot);
+            want.push(slot);
+        }
+        let fresh = Timing { trigger, created: BASE, last: None, catchup };
+        prop_assert_eq!(fresh.upcoming(now, zone, 4), want);
     }
 }

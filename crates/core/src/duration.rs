@@ -69,7 +69,7 @@ fn scale(unit: &str) -> Option<i128> {
 }
 
 /// The text in quotes as Go prints it.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {

@@ -113,6 +113,7 @@ impl Service {
             code_source_url: draft.code_source_url.clone(),
             description: draft.description.clone(),
             spec_uri: draft.package_url.clone(),
+            parameters: "[]".to_owned(),
             spec: package.to_yaml(),
             tags: draft.tags.clone(),
         })

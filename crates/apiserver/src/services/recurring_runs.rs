@@ -14,6 +14,7 @@ use crate::domain::nodes::text;
 use crate::domain::state::timestamp;
 use crate::domain::{cron, names};
 use crate::error::{Error, Result, Wrap as _};
+use crate::store::specs::Specs;
 use crate::store::{experiments, jobs, list, now};
 use crate::workflows::cluster::{Failure, Kind, Propagation};
 use crate::workflows::submit::compiler_error;
@@ -248,7 +249,8 @@ impl Service {
     async fn store(&self, job: &jobs::Job, spec: &str) -> Result<()> {
         let mut tx = self.0.db.write().await?;
         experiments::get(&mut tx, &job.experiment_id).await?;
-        jobs::insert(&mut tx, job, spec).await?;
+        let specs = Specs { pipeline: spec.to_owned(), ..Specs::default() };
+        jobs::insert(&mut tx, job, &specs).await?;
         tx.commit().await
     }
 
@@ -305,7 +307,7 @@ impl Service {
         if !job.pipeline_id.is_empty() || !job.version_id.is_empty() {
             return Ok(shown(job, None));
         }
-        let spec = jobs::spec(&mut tx, id).await?;
+        let spec = jobs::specs(&mut tx, id).await?.pipeline;
         match spec_struct(&spec) {
             Ok(spec) => Ok(shown(job, Some(spec))),
             Err(error) => Ok(v2::RecurringRun { error: Some(error.to_rpc()), ..shown(job, None) }),

@@ -215,8 +215,9 @@ impl Service {
             history,
             ..runs::Run::default()
         };
+        let specs = jobs::specs(&mut tx, job_id).await?;
         let manifests = runs::Manifests {
-            pipeline_spec: jobs::spec(&mut tx, job_id).await?,
+            pipeline_spec: specs.pipeline,
             workflow_spec: spec.to_string(),
             workflow_runtime: report.json.to_owned(),
             ..runs::Manifests::default()

@@ -279,7 +279,7 @@ impl Service {
             // A tick of a recurring run with a pinned spec.
             None => match job {
                 Some(job) => {
-                    let text = jobs::spec(tx, &job.id).await?;
+                    let text = jobs::specs(tx, &job.id).await?.pipeline;
                     if text.is_empty() {
                         return Err(no_source());
                     }
@@ -334,12 +334,12 @@ impl Service {
 
     async fn full(&self, tx: &mut Tx, run: runs::Run) -> Result<v2::Run> {
         let spec = if run.version_id.is_empty() {
-            let (pipeline, workflow) = runs::specs(tx, &run.id).await?;
-            if pipeline.is_empty() {
-                let object: serde_json::Map<String, Value> = serde_json::from_str(&workflow).unwrap_or_default();
+            let specs = runs::specs_of(tx, std::slice::from_ref(&run.id)).await?.remove(&run.id).unwrap_or_default();
+            if specs.pipeline.is_empty() {
+                let object: serde_json::Map<String, Value> = serde_json::from_str(&specs.workflow).unwrap_or_default();
                 Ok((!object.is_empty()).then(|| kfp_core::ir::struct_from_json(&object)))
             } else {
-                spec_struct(&pipeline).map(Some)
+                spec_struct(&specs.pipeline).map(Some)
             }
         } else {
             Ok(None)

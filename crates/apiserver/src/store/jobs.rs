@@ -1,7 +1,10 @@
 //! Recurring runs, which the tables call jobs.
 
+use std::collections::BTreeMap;
+
 use super::db::{Row, Tx};
 use super::list::{Listable, Options, Page, page, text, time};
+use super::specs::Specs;
 use super::sql::{Sql, Value};
 use crate::error::{Error, Result};
 
@@ -162,11 +165,11 @@ fn trigger_row(trigger: &Trigger) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Stores a new recurring run with its references and the spec that it pins (empty when it follows a pipeline).
+/// Stores a new recurring run with its references and the specs that it pins (empty when it follows a pipeline).
 ///
 /// # Errors
 /// When the database fails.
-pub async fn insert(tx: &mut Tx, job: &Job, pipeline_spec: &str) -> Result<()> {
+pub async fn insert(tx: &mut Tx, job: &Job, specs: &Specs) -> Result<()> {
     let mut row = vec![
         ("UUID", (&job.id).into()),
         ("DisplayName", (&job.display_name).into()),
@@ -183,8 +186,8 @@ pub async fn insert(tx: &mut Tx, job: &Job, pipeline_spec: &str) -> Result<()> {
         ("PipelineId", (&job.pipeline_id).into()),
         ("PipelineVersionId", (&job.version_id).into()),
         ("PipelineName", (&job.pipeline_name).into()),
-        ("PipelineSpecManifest", pipeline_spec.into()),
-        ("WorkflowSpecManifest", "".into()),
+        ("PipelineSpecManifest", (&specs.pipeline).into()),
+        ("WorkflowSpecManifest", (&specs.workflow).into()),
         ("Parameters", (&job.parameters).into()),
         ("RuntimeParameters", (&job.runtime_parameters).into()),
         ("PipelineRoot", (&job.pipeline_root).into()),
@@ -218,14 +221,32 @@ pub async fn get(tx: &mut Tx, id: &str) -> Result<Job> {
     row.as_ref().map_or_else(|| Err(Error::not_found("Job", id)), read)
 }
 
-/// The pinned spec of a recurring run; empty when it follows a pipeline.
+/// The pinned specs of a recurring run; empty when it follows a pipeline.
 ///
 /// # Errors
 /// Code 5 when there is no such recurring run.
-pub async fn spec(tx: &mut Tx, id: &str) -> Result<String> {
-    let mut sql = Sql::select(tx.dialect(), TABLE, &["PipelineSpecManifest"]);
-    sql.and("UUID", "=", id);
-    tx.row(sql).await?.ok_or_else(|| Error::not_found("Job", id))?.text(0)
+pub async fn specs(tx: &mut Tx, id: &str) -> Result<Specs> {
+    let found = super::specs::of(tx, TABLE, &[id.to_owned()]).await?.remove(id);
+    found.ok_or_else(|| Error::not_found("Job", id))
+}
+
+/// The pinned specs of several recurring runs by id: one query.
+///
+/// # Errors
+/// When the database fails.
+pub async fn specs_of(tx: &mut Tx, ids: &[String]) -> Result<BTreeMap<String, Specs>> {
+    super::specs::of(tx, TABLE, ids).await
+}
+
+/// Recurring runs with a pinned spec, in the order of their ids, after `after`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn pinned(tx: &mut Tx, after: &str, limit: u32) -> Result<Vec<Job>> {
+    let mut sql = Sql::select(tx.dialect(), TABLE, COLUMNS);
+    sql.and("UUID", ">", after).push(" AND (").ident("PipelineSpecManifest").push(" <> '' OR ");
+    sql.ident("WorkflowSpecManifest").push(" <> '') ORDER BY ").ident("UUID").push(" LIMIT ").push(&limit.to_string());
+    tx.rows(sql).await?.iter().map(read).collect()
 }
 
 /// One page of recurring runs: two queries.

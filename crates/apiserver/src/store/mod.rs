@@ -2,12 +2,16 @@
 
 pub mod db;
 pub mod experiments;
+pub mod expired;
 pub mod filter;
 pub mod jobs;
 pub mod list;
+pub mod metrics;
 pub mod pipelines;
 pub mod runs;
+pub mod samples;
 mod schema;
+pub mod specs;
 pub mod sql;
 pub mod tasks;
 pub mod versions;

@@ -170,6 +170,16 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<()> {
     if tx.execute(sql).await? == 0 { Err(Error::not_found("Pipeline", id)) } else { Ok(()) }
 }
 
+/// Records the default version that v1beta1 clients choose; nothing reads it.
+///
+/// # Errors
+/// Code 5 when there is no such pipeline.
+pub async fn set_default(tx: &mut Tx, id: &str, version_id: &str) -> Result<()> {
+    let mut sql = Sql::update(tx.dialect(), TABLE, vec![("DefaultVersionId", version_id.into())]);
+    sql.and("UUID", "=", id).and("Status", "=", READY);
+    if tx.execute(sql).await? == 0 { Err(Error::not_found("Pipeline", id)) } else { Ok(()) }
+}
+
 /// Tags of several entities in one query.
 ///
 /// # Errors

@@ -1,7 +1,10 @@
 //! Runs and the references between resources.
 
+use std::collections::BTreeMap;
+
 use super::db::{Failure, Row, Tx};
 use super::list::{Listable, Options, Page, page, text, time};
+use super::specs::Specs;
 use super::sql::{Sql, Value};
 use crate::domain::state::{History, State, Storage};
 use crate::error::{Error, Result};
@@ -280,15 +283,12 @@ pub async fn manifests(tx: &mut Tx, id: &str) -> Result<Manifests> {
     })
 }
 
-/// The spec columns of a run, which is all that the API shows: v2 spec, v1 spec.
+/// The specs of several runs by id: one query.
 ///
 /// # Errors
-/// Code 5 when there is no such run.
-pub async fn specs(tx: &mut Tx, id: &str) -> Result<(String, String)> {
-    let mut sql = Sql::select(tx.dialect(), TABLE, &["PipelineSpecManifest", "WorkflowSpecManifest"]);
-    sql.and("UUID", "=", id);
-    let row = tx.row(sql).await?.ok_or_else(|| Error::not_found("Run", id))?;
-    Ok((row.text(0)?, row.text(1)?))
+/// When the database fails.
+pub async fn specs_of(tx: &mut Tx, ids: &[String]) -> Result<BTreeMap<String, Specs>> {
+    super::specs::of(tx, TABLE, ids).await
 }
 
 /// The newest run of a recurring run with this display name.

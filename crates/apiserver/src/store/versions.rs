@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::db::{Failure, Row, Tx};
 use super::list::{Listable, Options, Page, page, text, time};
 use super::pipelines::{READY, put_tags, replace_tags, tags_of};
-use super::sql::Sql;
+use super::sql::{Sql, Value};
 use crate::error::{Error, Result};
 
 /// A row of `pipeline_versions` with its tags.
@@ -27,6 +27,8 @@ pub struct Version {
     pub description: String,
     /// Where the package came from.
     pub spec_uri: String,
+    /// Parameters of an Argo Workflow, JSON array of names, values and defaults; `[]` for pipeline specs.
+    pub parameters: String,
     /// The normalised package; empty in lists.
     pub spec: String,
     /// Labels of the version.
@@ -34,8 +36,17 @@ pub struct Version {
 }
 
 const TABLE: &str = "pipeline_versions";
-const LIST_COLUMNS: &[&str] =
-    &["UUID", "CreatedAtInSec", "Name", "DisplayName", "PipelineId", "CodeSourceUrl", "Description", "PipelineSpecURI"];
+const LIST_COLUMNS: &[&str] = &[
+    "UUID",
+    "CreatedAtInSec",
+    "Name",
+    "DisplayName",
+    "PipelineId",
+    "CodeSourceUrl",
+    "Description",
+    "PipelineSpecURI",
+    "Parameters",
+];
 /// [`LIST_COLUMNS`] and the spec.
 const COLUMNS: &[&str] = &[
     "UUID",
@@ -46,6 +57,7 @@ const COLUMNS: &[&str] = &[
     "CodeSourceUrl",
     "Description",
     "PipelineSpecURI",
+    "Parameters",
     "PipelineSpec",
 ];
 const TAGS: (&str, &str) = ("pipeline_version_tags", "PipelineVersionId");
@@ -79,6 +91,7 @@ fn read_light(row: &Row) -> Result<Version> {
         code_source_url: cursor.text()?,
         description: cursor.text()?,
         spec_uri: cursor.text()?,
+        parameters: cursor.text()?,
         spec: String::new(),
         tags: BTreeMap::new(),
     })
@@ -98,7 +111,7 @@ pub async fn insert(tx: &mut Tx, version: &Version) -> Result<()> {
         ("CreatedAtInSec", version.created_at.into()),
         ("Name", (&version.name).into()),
         ("DisplayName", (&version.display_name).into()),
-        ("Parameters", "[]".into()),
+        ("Parameters", (&version.parameters).into()),
         ("PipelineId", (&version.pipeline_id).into()),
         ("Status", READY.into()),
         ("CodeSourceUrl", (&version.code_source_url).into()),
@@ -203,4 +216,35 @@ pub async fn any(tx: &mut Tx, pipeline_id: &str) -> Result<Option<String>> {
     let mut sql = Sql::select(tx.dialect(), TABLE, &["UUID"]);
     sql.and("PipelineId", "=", pipeline_id).and("Status", "=", READY).push(" LIMIT 1");
     tx.row(sql).await?.map(|row| row.text(0)).transpose()
+}
+
+/// The newest version of each of several pipelines, without specs and tags, by pipeline: one query.
+///
+/// # Errors
+/// When the database fails.
+pub async fn latest_of(tx: &mut Tx, pipeline_ids: &[String]) -> Result<BTreeMap<String, Version>> {
+    if pipeline_ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut sql = Sql::new(tx.dialect());
+    sql.push("SELECT ").columns(LIST_COLUMNS).push(" FROM (SELECT ").columns(LIST_COLUMNS);
+    sql.push(", ROW_NUMBER() OVER (PARTITION BY ").ident("PipelineId").push(" ORDER BY ").ident("CreatedAtInSec");
+    sql.push(" DESC, ").ident("UUID").push(" DESC) AS place FROM ").ident(TABLE);
+    sql.and_in("PipelineId", pipeline_ids.iter().map(Value::from).collect()).and("Status", "=", READY);
+    sql.push(") AS ranked WHERE place = 1");
+    let versions = tx.rows(sql).await?.iter().map(read_light).collect::<Result<Vec<_>>>()?;
+    Ok(versions.into_iter().map(|version| (version.pipeline_id.clone(), version)).collect())
+}
+
+/// Specs of several versions by id: one query.
+///
+/// # Errors
+/// When the database fails.
+pub async fn specs(tx: &mut Tx, ids: &[String]) -> Result<BTreeMap<String, String>> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut sql = Sql::select(tx.dialect(), TABLE, &["UUID", "PipelineSpec"]);
+    sql.and_in("UUID", ids.iter().map(Value::from).collect());
+    tx.rows(sql).await?.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect()
 }

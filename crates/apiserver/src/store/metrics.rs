@@ -1,0 +1,77 @@
+//! Metrics that v1 runs report.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::db::{Failure, Tx};
+use super::sql::{Sql, Value};
+use crate::error::{Error, Result};
+
+/// A row of `run_metrics`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Metric {
+    /// Run that reported it.
+    #[serde(rename = "RunUUID")]
+    pub run_id: String,
+    /// Node that reported it.
+    #[serde(rename = "NodeID")]
+    pub node_id: String,
+    /// Unique within the node.
+    pub name: String,
+    /// The value.
+    #[serde(rename = "NumberValue")]
+    pub value: f64,
+    /// Name of the v1beta1 enum value.
+    pub format: String,
+}
+
+const TABLE: &str = "run_metrics";
+
+/// Stores a metric. False when the node has reported one of this name.
+///
+/// # Errors
+/// Code 5 when there is no such run.
+pub async fn insert(tx: &mut Tx, metric: &Metric) -> Result<bool> {
+    let mut payload = serde_json::json!(metric);
+    payload["Payload"] = "".into();
+    let columns = ["RunUUID", "NodeID", "Name", "Format", "Payload", "NumberValue"];
+    let values = [&metric.run_id, &metric.node_id, &metric.name, &metric.format, &payload.to_string()];
+    let mut sql = Sql::new(tx.dialect());
+    sql.push("INSERT INTO ").ident(TABLE).push(" (").columns(&columns).push(") VALUES (");
+    sql.binds(values.into_iter().map(Value::from)).push(", ");
+    // A literal, because the databases disagree about the type of a bound number here.
+    let mut number = String::new();
+    if metric.value.is_finite() {
+        let _ = write!(number, "{:e}", metric.value);
+    } else {
+        number.push_str("NULL");
+    }
+    sql.push(&number).push(")");
+    match tx.execute(sql).await {
+        Ok(_) => Ok(true),
+        Err(Failure::Duplicate) => Ok(false),
+        Err(Failure::MissingParent) => Err(Error::not_found("Run", &metric.run_id)),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Metrics of several runs by run: one query. Damaged rows are left out, as upstream does.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_runs(tx: &mut Tx, run_ids: &[String]) -> Result<BTreeMap<String, Vec<Metric>>> {
+    let mut found: BTreeMap<String, Vec<Metric>> = BTreeMap::new();
+    if run_ids.is_empty() {
+        return Ok(found);
+    }
+    let mut sql = Sql::select(tx.dialect(), TABLE, &["Payload"]);
+    sql.and_in("RunUUID", run_ids.iter().map(Value::from).collect());
+    sql.push(" ORDER BY ").columns(&["RunUUID", "NodeID", "Name"]);
+    for row in tx.rows(sql).await? {
+        if let Ok(metric) = serde_json::from_str::<Metric>(&row.text(0)?) {
+            found.entry(metric.run_id.clone()).or_default().push(metric);
+        }
+    }
+    Ok(found)
+}

@@ -16,7 +16,7 @@ pub mod placeholders;
 pub mod spec;
 pub mod stores;
 
-use kfp_core::objects::Opener;
+use kfp_core::objects::{Opener, Patience};
 use kfp_core::shutdown::CancellationToken;
 use kfp_core::{grpc, mlmd, termination};
 
@@ -63,6 +63,7 @@ fn metadata_client(options: &Options) -> Result<mlmd::Client, mlmd::Error> {
 }
 
 fn opener(options: &Options) -> Result<Opener, kfp_core::objects::Error> {
-    let opener = Opener { dir: options.object_store_dir.clone(), ..Opener::default() };
+    let dir = options.object_store_dir.clone();
+    let opener = Opener { dir, patience: Patience::of_a_task(), ..Opener::default() };
     opener.with_authorities(options.ca_cert_path.as_ref())
 }

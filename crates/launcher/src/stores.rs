@@ -62,7 +62,8 @@ impl Stores {
     pub async fn upload(&self, from: &Path, uri: &str) -> Result<Transfer, Error> {
         let first = async { self.of(uri).await?.upload(from, uri).await };
         match first.await {
-            Err(error @ (Error::Store { .. } | Error::Credentials(_))) => {
+            // What may pass has been waited for already.
+            Err(error @ (Error::Store { transient: false, .. } | Error::Credentials(_))) => {
                 tracing::warn!(%uri, %error, "upload failed, trying once more");
                 self.reopen().await;
                 self.of(uri).await?.upload(from, uri).await

@@ -52,6 +52,8 @@ pub enum Error {
         uri: String,
         /// The cause in one line.
         reason: String,
+        /// Whether the same may succeed a little later (no connection, a timeout, an overloaded server).
+        transient: bool,
     },
     /// Access keys are missing or unreadable.
     #[error("object store credentials: {0}")]
@@ -81,13 +83,64 @@ impl Error {
         move |source| Error::File { what, path, source }
     }
 
+    /// Whether the same may succeed a little later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Store { transient: true, .. })
+    }
+
     pub(super) fn store(what: &'static str, uri: &str, source: &object_store::Error) -> Error {
-        Error::Store { what, uri: uri.to_owned(), reason: chain(source) }
+        use object_store::Error as Cause;
+        let text = crate::https::chain(source).replace(['\n', '\r'], " ");
+        let passing = matches!(source, Cause::Generic { .. }) && (no_answer(source) || overloaded(&text));
+        let reason = match (source, answer(&text)) {
+            (Cause::NotFound { .. }, Some(said)) if said.starts_with("NoSuchBucket") => {
+                format!("the bucket does not exist ({said})")
+            }
+            (Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. }, Some(said)) => {
+                format!("the store refuses the credentials ({said})")
+            }
+            (Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. }, None) => {
+                format!("the store refuses the credentials: {}", shortened(&text))
+            }
+            (_, Some(said)) => said,
+            (_, None) => shortened(&text),
+        };
+        Error::Store { what, uri: uri.to_owned(), reason, transient: passing }
     }
 }
 
-/// The error's text with its causes. object_store prints pages of debug text for some, so the length is limited.
-fn chain(error: &object_store::Error) -> String {
-    let text = crate::https::chain(error).replace(['\n', '\r'], " ");
-    if text.len() <= 600 { text } else { text.chars().take(600).chain("…".chars()).collect() }
+/// No connection, or it broke.
+fn no_answer(error: &(dyn std::error::Error + 'static)) -> bool {
+    use object_store::client::HttpErrorKind as Kind;
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<object_store::client::HttpError>())
+        .any(|error| matches!(error.kind(), Kind::Connect | Kind::Timeout | Kind::Interrupted | Kind::Request))
+}
+
+/// A status that means "later". object_store keeps its error type, which knows the status, to itself.
+fn overloaded(text: &str) -> bool {
+    let status = text.split_once("non-2xx status code: ").and_then(|(_, rest)| rest.get(..3));
+    matches!(status, Some("408" | "429" | "500" | "502" | "503" | "504"))
+}
+
+/// What the server itself said, if it answered in the XML of S3, GCS and Azure: `AccessDenied: Access Denied`.
+fn answer(text: &str) -> Option<String> {
+    let tag = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(value, _)| value.trim())
+    };
+    let code = tag("Code")?;
+    Some(shortened(&match tag("Message") {
+        Some(message) if !message.is_empty() => format!("{code}: {message}"),
+        _ => code.to_owned(),
+    }))
+}
+
+/// object_store prints pages of debug text for some errors.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(600) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }

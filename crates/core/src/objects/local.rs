@@ -1,12 +1,13 @@
 //! Objects as files: walks, copies without a detour through memory, atomic replacement.
 
-use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::store::Transfer;
 
-/// A file found by [`files`].
+/// A file found by [`walk`].
 pub(super) struct File {
     pub path: PathBuf,
     /// Path below the start; empty when the start is the file itself.
@@ -14,92 +15,136 @@ pub(super) struct File {
     pub size: u64,
 }
 
-/// The file at `start`, or all files below it in order of their names. Links are followed; sockets, pipes and devices
-/// are skipped.
-pub(super) async fn files(start: &Path) -> Result<Vec<File>, Error> {
-    let start = start.to_owned();
-    blocking(move || {
-        let meta = match std::fs::metadata(&start) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => {
-                return Err(Error::MissingFile(start));
-            }
-            other => other.map_err(Error::file("read", &start))?,
-        };
-        let mut found = Vec::new();
-        if meta.is_file() {
-            found.push(File { path: start, relative: PathBuf::new(), size: meta.len() });
-        } else {
-            walk(&start, &PathBuf::new(), &mut vec![(meta.dev(), meta.ino())], &mut found)?;
+/// Calls `each` for the file at `start`, or for every file below it; within a directory in order of their names, if it
+/// is small enough to be sorted. Links are followed; sockets, pipes and devices are skipped. Only one directory per
+/// level is held in memory, and large ones are not.
+///
+/// # Errors
+/// [`Error::MissingFile`] when there is nothing at `start`, and the first failure of `each`.
+pub(super) fn walk(start: &Path, each: &mut dyn FnMut(File) -> Result<(), Error>) -> Result<(), Error> {
+    let meta = match std::fs::metadata(start) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(Error::MissingFile(start.to_owned()));
         }
-        Ok(found)
-    })
-    .await
+        other => other.map_err(Error::file("read", start))?,
+    };
+    if meta.is_file() {
+        return each(File { path: start.to_owned(), relative: PathBuf::new(), size: meta.len() });
+    }
+    below(start, &PathBuf::new(), &mut vec![(meta.dev(), meta.ino())], each)
 }
 
+/// Directories with more entries are taken in the file system's order.
+const SORTED: usize = 10_000;
+
 /// `above` holds device and inode of the directories on the way down.
-fn walk(dir: &Path, relative: &Path, above: &mut Vec<(u64, u64)>, found: &mut Vec<File>) -> Result<(), Error> {
-    let read = |e| Error::file("read", dir)(e);
-    let entries: Result<Vec<_>, _> = std::fs::read_dir(dir).map_err(read)?.collect();
-    let mut names: Vec<_> = entries.map_err(Error::file("read", dir))?.into_iter().map(|e| e.file_name()).collect();
-    names.sort();
-    for name in names {
-        let path = dir.join(&name);
-        let relative = relative.join(&name);
-        let meta = std::fs::metadata(&path).map_err(Error::file("read", &path))?;
-        if meta.is_dir() {
-            let identity = (meta.dev(), meta.ino());
-            if above.contains(&identity) {
-                return Err(Error::Loop(path));
-            }
-            above.push(identity);
-            walk(&path, &relative, above, found)?;
-            above.pop();
-        } else if meta.is_file() {
-            found.push(File { path, relative, size: meta.len() });
-        } else {
-            tracing::warn!(path = %path.display(), "not a regular file, skipped");
-        }
+fn below(
+    dir: &Path,
+    relative: &Path,
+    above: &mut Vec<(u64, u64)>,
+    each: &mut dyn FnMut(File) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut entries = std::fs::read_dir(dir).map_err(Error::file("read", dir))?;
+    let mut first = Vec::new();
+    for entry in entries.by_ref().take(SORTED) {
+        first.push(entry.map_err(Error::file("read", dir))?.file_name());
+    }
+    if first.len() < SORTED {
+        first.sort_unstable();
+    }
+    for name in first {
+        visit(dir.join(&name), relative.join(&name), above, each)?;
+    }
+    for entry in entries {
+        let name = entry.map_err(Error::file("read", dir))?.file_name();
+        visit(dir.join(&name), relative.join(&name), above, each)?;
     }
     Ok(())
 }
 
-/// Copies a file; the target appears complete or not at all, and is an ordinary writable file whatever the source's
-/// permissions were. The kernel shares blocks where the file system can.
-pub(super) async fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+fn visit(
+    path: PathBuf,
+    relative: PathBuf,
+    above: &mut Vec<(u64, u64)>,
+    each: &mut dyn FnMut(File) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let meta = std::fs::metadata(&path).map_err(Error::file("read", &path))?;
+    if meta.is_file() {
+        return each(File { path, relative, size: meta.len() });
+    }
+    if !meta.is_dir() {
+        tracing::warn!(path = %path.display(), "not a regular file, skipped");
+        return Ok(());
+    }
+    let identity = (meta.dev(), meta.ino());
+    if above.contains(&identity) {
+        return Err(Error::Loop(path));
+    }
+    above.push(identity);
+    below(&path, &relative, above, each)?;
+    above.pop();
+    Ok(())
+}
+
+/// Copies the file at `from`, or every file below it, to `to` and below. Each target appears complete or not at all,
+/// and is an ordinary writable file whatever the source's permissions were. The kernel copies, and shares blocks where
+/// the file system can; no hard links are made, because a task may change its inputs, and what it has stored.
+///
+/// # Errors
+/// As [`walk`]; and what reading or writing failed with.
+pub(super) async fn copy_tree(from: &Path, to: &Path) -> Result<Transfer, Error> {
     let (from, to) = (from.to_owned(), to.to_owned());
     blocking(move || {
-        let part = prepare(&to)?;
-        let copied = std::fs::copy(&from, &part)
-            .and_then(|_| std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o644)))
-            .map_err(|source| Error::File { what: "copy to", path: to.clone(), source });
-        finish(copied, &part, &to)
+        let mut done = Transfer::default();
+        walk(&from, &mut |file| {
+            // Joining nothing would add a slash, and a file is no directory.
+            let target = if file.relative.as_os_str().is_empty() { to.clone() } else { to.join(&file.relative) };
+            done += Transfer { files: 1, bytes: copy(&file.path, &target)? };
+            Ok(())
+        })?;
+        Ok(done)
     })
     .await
+}
+
+fn copy(from: &Path, to: &Path) -> Result<u64, Error> {
+    let mut source = std::fs::File::open(from).map_err(Error::file("read", from))?;
+    let (part, mut target) = create(to)?;
+    let copied = std::io::copy(&mut source, &mut target)
+        .and_then(|bytes| target.set_permissions(std::fs::Permissions::from_mode(0o644)).map(|()| bytes))
+        .map_err(|source| Error::File { what: "copy to", path: to.to_owned(), source });
+    finish(copied, &part, to)
 }
 
 /// Writes a small file atomically.
 pub(super) async fn write(to: &Path, bytes: &[u8]) -> Result<(), Error> {
     let (to, bytes) = (to.to_owned(), bytes.to_vec());
     blocking(move || {
-        let part = prepare(&to)?;
-        let written = std::fs::write(&part, &bytes).map_err(Error::file("write", &to));
-        finish(written, &part, &to)
+        let (part, mut file) = create(&to)?;
+        finish(file.write_all(&bytes).map_err(Error::file("write", &to)), &part, &to)
     })
     .await
 }
 
-/// Makes the directories of a target and names a temporary file in the last of them.
-pub(super) fn prepare(to: &Path) -> Result<PathBuf, Error> {
+/// Makes a temporary file beside a target, and the directories above it.
+pub(super) fn create(to: &Path) -> Result<(PathBuf, std::fs::File), Error> {
     let parent = to.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent).map_err(Error::file("create directory", parent))?;
     // Not derived from the target's name, which may already be as long as the file system allows.
-    let name: OsString = format!(".part-{}", uuid::Uuid::new_v4().simple()).into();
-    Ok(parent.join(name))
+    let part = parent.join(format!(".part-{}", uuid::Uuid::new_v4().simple()));
+    // The directory is there most of the time: files of one directory come one after the other.
+    let file = match std::fs::File::create_new(&part) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(parent).map_err(Error::file("create directory", parent))?;
+            std::fs::File::create_new(&part)
+        }
+        other => other,
+    };
+    file.map(|file| (part, file)).map_err(Error::file("write", to))
 }
 
 /// Gives a written temporary file its name, or removes it after a failure.
-pub(super) fn finish(written: Result<(), Error>, part: &Path, to: &Path) -> Result<(), Error> {
-    let done = written.and_then(|()| std::fs::rename(part, to).map_err(Error::file("write", to)));
+pub(super) fn finish<T>(written: Result<T, Error>, part: &Path, to: &Path) -> Result<T, Error> {
+    let done = written.and_then(|value| std::fs::rename(part, to).map(|()| value).map_err(Error::file("write", to)));
     if done.is_err() {
         // Best effort: the failure that is reported is the one that matters.
         let _ = std::fs::remove_file(part);
@@ -113,6 +158,9 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::Store { what: "run", uri: "file work".into(), reason: error.to_string() }),
+        Err(error) => {
+            let (uri, reason) = ("file work".into(), error.to_string());
+            Err(Error::Store { what: "run", uri, reason, transient: false })
+        }
     }
 }

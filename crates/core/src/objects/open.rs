@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::patience::Patience;
 use super::session::Session;
 use super::store::Store;
 use super::uri::Uri;
@@ -14,6 +15,8 @@ pub struct Opener {
     pub dir: Option<PathBuf>,
     /// Certificate authorities in PEM that are trusted besides the system's.
     pub authorities: Vec<u8>,
+    /// How long to wait for a store that is away.
+    pub patience: Patience,
 }
 
 impl Opener {
@@ -34,9 +37,9 @@ impl Opener {
         }
         match uri.scheme.as_str() {
             #[cfg(feature = "s3")]
-            "s3" | "minio" => super::s3::open(&uri, session, &self.authorities).await,
+            "s3" | "minio" => Ok(super::s3::open(&uri, session, &self.authorities).await?.with_patience(self.patience)),
             #[cfg(feature = "gcs")]
-            "gs" => super::gcs::open(&uri, session, &self.authorities).await,
+            "gs" => Ok(super::gcs::open(&uri, session, &self.authorities).await?.with_patience(self.patience)),
             other => {
                 let _ = session;
                 Err(Error::NotBuilt(other.to_owned()))

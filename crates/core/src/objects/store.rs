@@ -4,13 +4,14 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::ObjectStore;
 
 use super::error::Error;
 use super::open::Opener;
+use super::patience::Patience;
+use super::remote::{Remote, Service};
 use super::session::Session;
 use super::uri::Uri;
-use super::{local, remote};
+use super::{download, local, remote, upload};
 
 /// Objects that are read into memory as a whole must be smaller.
 const MAX_IN_MEMORY: u64 = 256 << 20;
@@ -45,7 +46,7 @@ pub(super) enum Backend {
     /// Objects are files below this directory.
     Directory(PathBuf),
     /// A service behind the object_store crate.
-    Service(Arc<dyn ObjectStore>),
+    Service(Remote),
 }
 
 /// An open bucket. Cheap to clone.
@@ -68,8 +69,18 @@ impl Store {
 
     /// A bucket on any object_store implementation, for example the in-memory one.
     #[must_use]
-    pub fn with_service(bucket: &str, service: Arc<dyn ObjectStore>) -> Self {
-        Self { backend: Backend::Service(service), bucket: bucket.to_owned() }
+    pub fn with_service(bucket: &str, service: Arc<dyn Service>) -> Self {
+        let remote = Remote { service, bucket: bucket.to_owned(), patience: Patience::default() };
+        Self { backend: Backend::Service(remote), bucket: bucket.to_owned() }
+    }
+
+    /// The same bucket, whose operations are repeated for so long when a service cannot be reached.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        if let Backend::Service(remote) = &mut self.backend {
+            remote.patience = patience;
+        }
+        self
     }
 
     pub(super) fn directory(bucket: &str, dir: PathBuf) -> Self {
@@ -110,17 +121,9 @@ impl Store {
     /// stored before the failure stays.
     pub async fn upload(&self, from: &Path, uri: &str) -> Result<Transfer, Error> {
         let key = self.key(uri)?;
-        let files = local::files(from).await?;
         match &self.backend {
-            Backend::Directory(dir) => {
-                let mut done = Transfer::default();
-                for file in files {
-                    local::copy(&file.path, &below(&dir.join(&key), &file.relative)).await?;
-                    done += Transfer { files: 1, bytes: file.size };
-                }
-                Ok(done)
-            }
-            Backend::Service(service) => remote::upload(service, &self.bucket, &key, files).await,
+            Backend::Directory(dir) => local::copy_tree(from, &dir.join(&key)).await,
+            Backend::Service(service) => upload::upload(service, &key, from).await,
         }
     }
 
@@ -132,20 +135,11 @@ impl Store {
     pub async fn download(&self, uri: &str, to: &Path) -> Result<Transfer, Error> {
         let key = self.key(uri)?;
         match &self.backend {
-            Backend::Directory(dir) => {
-                let from = dir.join(&key);
-                let files = match local::files(&from).await {
-                    Err(Error::MissingFile(_)) => return Ok(Transfer::default()),
-                    other => other?,
-                };
-                let mut done = Transfer::default();
-                for file in files {
-                    local::copy(&file.path, &below(to, &file.relative)).await?;
-                    done += Transfer { files: 1, bytes: file.size };
-                }
-                Ok(done)
-            }
-            Backend::Service(service) => remote::download(service, &self.bucket, &key, to).await,
+            Backend::Directory(dir) => match local::copy_tree(&dir.join(&key), to).await {
+                Err(Error::MissingFile(_)) => Ok(Transfer::default()),
+                done => done,
+            },
+            Backend::Service(service) => download::download(service, &key, to).await,
         }
     }
 
@@ -160,7 +154,7 @@ impl Store {
                 let path = dir.join(&key);
                 tokio::fs::try_exists(&path).await.map_err(Error::file("read", &path))
             }
-            Backend::Service(service) => remote::exists(service, &self.bucket, &key).await,
+            Backend::Service(service) => remote::exists(service, &key).await,
         }
     }
 
@@ -172,7 +166,7 @@ impl Store {
         let key = self.key(uri)?;
         match &self.backend {
             Backend::Directory(dir) => local::write(&dir.join(&key), &bytes).await,
-            Backend::Service(service) => remote::put(service, &self.bucket, &key, bytes).await,
+            Backend::Service(service) => remote::put(service, &key, bytes).await,
         }
     }
 
@@ -195,7 +189,7 @@ impl Store {
                     Err(e) => Err(Error::file("read", &path)(e)),
                 }
             }
-            Backend::Service(service) => remote::get(service, &self.bucket, &key, MAX_IN_MEMORY).await,
+            Backend::Service(service) => remote::get(service, &key, MAX_IN_MEMORY).await,
         }
     }
 
@@ -206,25 +200,32 @@ impl Store {
     pub async fn list(&self, uri: &str) -> Result<Vec<Entry>, Error> {
         let key = self.key(uri)?;
         match &self.backend {
-            Backend::Directory(dir) => match local::files(&dir.join(&key)).await {
-                Err(Error::MissingFile(_)) => Ok(Vec::new()),
-                files => Ok(files?
-                    .into_iter()
-                    .map(|f| Entry { name: f.relative.to_string_lossy().into_owned(), size: f.size })
-                    .collect()),
-            },
-            Backend::Service(service) => remote::list(service, &self.bucket, &key).await,
+            Backend::Directory(dir) => {
+                let start = dir.join(&key);
+                local::blocking(move || {
+                    let mut entries = Vec::new();
+                    let walked = local::walk(&start, &mut |file| {
+                        let name = file.relative.to_string_lossy().into_owned();
+                        entries.push(Entry { name, size: file.size });
+                        Ok(())
+                    });
+                    match walked {
+                        Ok(()) | Err(Error::MissingFile(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+                    Ok(entries)
+                })
+                .await
+            }
+            Backend::Service(service) => remote::list(service, &key).await,
         }
     }
 }
 
-/// `base/relative`, and `base` itself (without a slash behind it) when the file is the object itself.
-fn below(base: &Path, relative: &Path) -> PathBuf {
-    if relative.as_os_str().is_empty() { base.to_owned() } else { base.join(relative) }
-}
-
 pub(super) fn too_large(uri: &str) -> Error {
-    Error::Store { what: "read", uri: uri.to_owned(), reason: "object is too large to be read into memory".into() }
+    let reason = "object is too large to be read into memory".into();
+    Error::Store { what: "read", uri: uri.to_owned(), reason, transient: false }
 }
 
 /// Refuses keys with a `..` component: they would leave the directory that they are joined to.

@@ -175,10 +175,7 @@ impl Importer<'_> {
             return Err(Error::Importer(format!("{uri} cannot be downloaded to the workspace")));
         };
         let failed = |source| Error::Download { name: name.to_owned(), uri: uri.to_owned(), source: Box::new(source) };
-        let session = match self.options.object_store_dir {
-            Some(_) => None,
-            None => self.provider_session(uri).await,
-        };
+        let session = self.provider_session(uri).await;
         let opener = opener(self.options).map_err(failed)?;
         let store = opener.open(uri, session.as_ref()).await.map_err(failed)?;
         let fetched = store.download(uri, &path).await.map_err(failed)?;

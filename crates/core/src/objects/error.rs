@@ -111,11 +111,18 @@ impl Error {
 }
 
 /// No connection, or it broke.
+#[cfg(any(feature = "s3", feature = "gcs"))]
 fn no_answer(error: &(dyn std::error::Error + 'static)) -> bool {
     use object_store::client::HttpErrorKind as Kind;
     std::iter::successors(Some(error), |error| error.source())
         .filter_map(|error| error.downcast_ref::<object_store::client::HttpError>())
         .any(|error| matches!(error.kind(), Kind::Connect | Kind::Timeout | Kind::Interrupted | Kind::Request))
+}
+
+/// Without a client for services there is no connection that could break.
+#[cfg(not(any(feature = "s3", feature = "gcs")))]
+fn no_answer(_: &(dyn std::error::Error + 'static)) -> bool {
+    false
 }
 
 /// A status that means "later". object_store keeps its error type, which knows the status, to itself.

@@ -11,7 +11,8 @@ use super::uri::Uri;
 /// How this process reaches object stores.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
-    /// Keep every bucket as the directory `<dir>/<bucket>`, whatever its scheme.
+    /// Keep buckets as directories `<dir>/<bucket>`, whatever their scheme, unless the session or the address itself
+    /// names a store.
     pub dir: Option<PathBuf>,
     /// Certificate authorities in PEM that are trusted besides the system's.
     pub authorities: Vec<u8>,
@@ -30,7 +31,8 @@ impl Opener {
         if uri.scheme == "file" {
             return Ok(Store::directory(&bucket, PathBuf::from("/")));
         }
-        if let Some(dir) = &self.dir {
+        let named = session.is_some_and(Session::names_a_store) || uri.options().any(|(name, _)| name == "endpoint");
+        if let Some(dir) = self.dir.as_ref().filter(|_| !named) {
             // A bucket called ".." would be its parent's sibling.
             super::store::safe(&uri.bucket)?;
             return Ok(Store::directory(&bucket, dir.join(&uri.bucket)));

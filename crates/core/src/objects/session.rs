@@ -53,6 +53,17 @@ impl Session {
         self.params.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// Whether this says where the store is or with which keys it is opened, other than the store that every deployment
+    /// brings along (MinIO before 2.16, SeaweedFS since).
+    #[must_use]
+    pub fn names_a_store(&self) -> bool {
+        const OWN: [&str; 2] = ["seaweedfs.kubeflow:9000", "minio-service.kubeflow:9000"];
+        if self.param("endpoint").is_some_and(|endpoint| OWN.contains(&endpoint)) {
+            return false;
+        }
+        ["endpoint", "region", "secretName"].iter().any(|name| self.param(name).is_some())
+    }
+
     /// A boolean parameter in Go's spelling; `None` when absent or unreadable.
     #[must_use]
     pub fn flag(&self, name: &str) -> Option<bool> {
@@ -67,6 +78,22 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_deployments_own_store_is_not_named() {
+        for (json, named) in [
+            (r#"{"Provider":"s3","Params":{"fromEnv":"true"}}"#, false),
+            (r#"{"Provider":"s3","Params":{"fromEnv":"true","endpoint":"","region":"eu"}}"#, true),
+            (r#"{"Provider":"gs","Params":{"fromEnv":"false","secretName":"s","tokenKey":"t"}}"#, true),
+            (
+                r#"{"Provider":"minio","Params":{"endpoint":"seaweedfs.kubeflow:9000","region":"minio","secretName":"x"}}"#,
+                false,
+            ),
+            (r#"{"Provider":"minio","Params":{"endpoint":"127.0.0.1:9000"}}"#, true),
+        ] {
+            assert_eq!(Session::from_json(json).unwrap().unwrap().names_a_store(), named, "{json}");
+        }
+    }
 
     #[test]
     fn json_is_upstreams() {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kfp_core::argo::Template;
 use tokio::process::Command;
 
+use crate::artifacts::SCRIPT;
 use crate::env::{self, Sources};
 use crate::init::{Bind, OUTER, Spec};
 use crate::kubelet::Kubelet;
@@ -51,10 +53,16 @@ pub(crate) struct Plan {
     pub(crate) paths: Paths,
     /// Where the container leaves its termination message.
     pub(crate) termination: PathBuf,
+    /// Whether the end of its standard output is wanted.
+    pub(crate) result: Option<PathBuf>,
 }
 
 /// Directories every pod has in its root.
 const OWN_DIRS: [&str; 4] = ["tmp", "kfp-home", "kfp-work", "run/secrets/kubernetes.io"];
+/// Variable of Argo: true where the engine wants the standard output as `outputs.result`.
+const RESULT_WANTED: &str = "ARGO_INCLUDE_SCRIPT_OUTPUT";
+/// Where the end of the standard output is left, below the pod's root.
+const RESULT: &str = "kfp-home/.result";
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Makes the pod's root and volumes; `earlier` are the other attempts of its task.
@@ -89,16 +97,19 @@ fn hostname(pod: &Pod) -> &str {
     name.get(..end).unwrap_or_default().trim_end_matches(['-', '.'])
 }
 
-/// Plans one container.
+/// Plans one container; `artifacts` are mounted beside its volumes, `outputs` are paths it is said to write.
 ///
 /// # Errors
 /// A sentence that says what is wrong with the container's definition.
+#[allow(clippy::too_many_arguments)] // everything that a container is made of
 pub(crate) fn plan(
     kubelet: &Kubelet,
     pod: &Pod,
     container: &Container,
     volumes: &Volumes,
     sources: &Sources,
+    artifacts: &[Mounted],
+    outputs: &[String],
 ) -> Result<Plan, String> {
     let dir = kubelet.dirs.pod(&pod.metadata.uid);
     let root = dir.join("root");
@@ -109,34 +120,44 @@ pub(crate) fn plan(
     let last_words = termination::make(&dir, container)?;
     let termination = last_words.place.clone();
     mounts.push(last_words);
+    // After the volumes: an artifact may lie in one of them.
+    mounts.extend(artifacts.iter().cloned());
     let paths = Paths::new(root.clone(), mounts.iter().map(|m| (m.path.clone(), m.place.clone())));
-    let paths = paths.sharing(kubelet.dirs.common.iter().map(|b| b.target.clone()));
+    let paths = paths.sharing(kubelet.dirs.common.iter().map(|b| b.target.clone())).declaring(outputs);
     let argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
     let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if program == "driver" {
-        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination });
+        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination, result: None });
     }
     if name == "launcher-v2"
         && let Some(to) = copy_target(rest)
     {
         let to = paths.resolve(to.as_ref()).map_err(|e| format!("--copy {to}: {e}"))?;
-        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination });
+        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination, result: None });
     }
     if here && let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root))) {
         let path = format!("{}:{path}", python_path(kubelet, container, &root));
         env.insert("PATH".into(), path);
     }
+    let result = env.get(RESULT_WANTED).is_some_and(|value| value == "true").then(|| root.join(RESULT));
     let launch = match engine::program(kubelet.options.runner) {
         Some(program) if !here => engine::command(program, kubelet, pod, container, &env, &mounts),
-        _ => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths)?,
+        _ => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths, result.is_some())?,
     };
-    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination })
+    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination, result })
 }
 
 /// Whether a container is a process of this machine: all are without an engine, importers always.
 pub(crate) fn runs_here(kubelet: &Kubelet, container: &Container) -> bool {
     kubelet.options.runner == Runner::Process || container.command.first().is_some_and(|w| w == "launcher-v2")
+}
+
+/// Files and directories that a template says its main container writes.
+pub(crate) fn declared(template: &Template) -> Vec<String> {
+    let parameters = template.outputs.parameters.iter().filter_map(|p| p.value_from.as_ref()?.path.clone());
+    let artifacts = template.outputs.artifacts.iter().filter_map(|a| a.path.clone());
+    parameters.chain(artifacts).filter(|path| path.starts_with('/')).collect()
 }
 
 fn copy_target(args: &[String]) -> Option<&str> {
@@ -193,6 +214,7 @@ fn process(
     env: &BTreeMap<String, String>,
     mounts: &[Mounted],
     paths: &Paths,
+    result: bool,
 ) -> Result<Launch, String> {
     let root = paths.root();
     let Some(program) = argv.first() else {
@@ -242,6 +264,11 @@ fn process(
             }
         }
         cwd = paths.rewrite(&cwd);
+        if let Some(script) = mounts.iter().find(|mount| mount.path == Path::new(SCRIPT)) {
+            let failed = |e: std::io::Error| format!("rewrite the script: {e}");
+            let text = std::fs::read_to_string(&script.place).map_err(failed)?;
+            std::fs::write(&script.place, paths.rewrite(&text)).map_err(failed)?;
+        }
     }
     if let (Some(own), Some(program)) = (own, argv.first_mut()) {
         *program = own;
@@ -255,6 +282,7 @@ fn process(
         argv,
         env,
         cwd,
+        result: result.then(|| if kubelet.namespaces { Path::new("/").join(RESULT) } else { root.join(RESULT) }),
     };
     let input = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     Ok(Launch {

@@ -5,6 +5,7 @@
 //! pods/<uid>/volumes      its own volumes
 //! pods/<uid>/hosts        its /etc/hosts
 //! pods/<uid>/termination  termination messages of its containers
+//! pods/<uid>/artifacts    its script and artifacts on their way in and out
 //! volumes/<ns>/<claim>    persistent volume claims
 //! logs/<ns>/<pod>         logs
 //! python                  Python environments
@@ -21,6 +22,11 @@ use crate::volumes::TOKEN;
 
 /// Variable with the directory of the local object store.
 const OBJECTS: &str = "KFP_OBJECT_STORE_DIR";
+
+/// Directory of the local object store, if there is one.
+pub(crate) fn objects(options: &Options) -> Option<PathBuf> {
+    options.extra_env.get(OBJECTS).map(PathBuf::from)
+}
 
 /// Paths below the data directory, absolute and without symbolic links.
 #[derive(Debug, Clone)]
@@ -61,8 +67,7 @@ impl Dirs {
     fn mount_common(&mut self, options: &Options) -> std::io::Result<()> {
         let view = self.data.join("pod-view");
         let mut shown = vec![(self.data.join("pod-shared"), true), (self.python(), true)];
-        let objects = options.extra_env.get(OBJECTS).map(PathBuf::from);
-        for path in options.writable.iter().chain(&objects) {
+        for path in options.writable.iter().chain(&objects(options)) {
             std::fs::create_dir_all(path)?;
             shown.push((path.canonicalize()?, false));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use kfp_core::objects::Opener;
 use kfp_core::shutdown::{CancellationToken, TaskTracker};
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -51,6 +52,8 @@ pub(crate) struct Kubelet {
     pub(crate) api: Arc<dyn Api>,
     pub(crate) options: Options,
     pub(crate) dirs: Dirs,
+    /// Where artifacts of workflows are kept.
+    pub(crate) objects: Opener,
     pub(crate) logs: Arc<Logs>,
     pub(crate) spawner: Spawner,
     pub(crate) namespaces: bool,

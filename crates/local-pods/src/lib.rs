@@ -12,11 +12,17 @@
 //! What `sh` means in an image differs (bash, dash, busybox); here it is bash where the machine has it, because only
 //! that understands what all of them do.
 //!
+//! What the template in a pod's annotation (`workflows.argoproj.io/template`) says about scripts, artifacts and output
+//! parameters is done by the server itself, instead of by containers of Argo: artifacts come from and go to the
+//! directory in `KFP_OBJECT_STORE_DIR`.
+//!
 //! Attempts of one task (annotation `workflows.argoproj.io/retry-parent`) share `/tmp` and the working directory.
 //!
 //! The program in [`Options::pod_init`] must call [`pod_init_main`] before it starts a thread.
 
 mod api;
+mod archive;
+mod artifacts;
 mod container;
 mod dirs;
 mod engine;
@@ -41,6 +47,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kfp_core::objects::Opener;
 use kfp_core::shutdown::CancellationToken;
 use kfp_local_api::Cluster;
 
@@ -101,12 +108,14 @@ pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken
     let logs = Arc::new(logs::Logs::new(dirs.logs(), options.max_log_bytes));
     api.set_log_source(logs.clone());
     let (processes, drivers) = kubelet::slots(&options);
+    let objects = Opener { dir: dirs::objects(&options), ..Opener::default() };
     let kubelet = Kubelet {
         shutdown_grace: kubelet::shutdown_grace(&options),
         host: Host::read(),
         api,
         options,
         dirs,
+        objects,
         logs,
         spawner,
         namespaces,
@@ -146,6 +155,7 @@ async fn probe(dirs: &dirs::Dirs, spawner: &process::Spawner) -> Result<(), Stri
         argv: vec!["/bin/sh".into(), "-c".into(), ": > /tmp/probe".into()],
         env: vec![],
         cwd: "/tmp".into(),
+        result: None,
     };
     let input = serde_json::to_vec(&spec).map_err(|e| e.to_string())?;
     let launch = container::Launch {
@@ -156,7 +166,8 @@ async fn probe(dirs: &dirs::Dirs, spawner: &process::Spawner) -> Result<(), Stri
     let logs = logs::Logs::new(dir.join("logs"), 1 << 10);
     let log = logs.begin("probe", "probe", "probe", None).map_err(|e| e.to_string())?;
     let (orders, mut queue) = tokio::sync::mpsc::channel(1);
-    let run = process::run(spawner, launch.command(), launch.input, &log, &process::Supervision::Namespace, &mut queue);
+    let run =
+        process::run(spawner, launch.command(), launch.input, &log, &process::Supervision::Namespace, &mut queue, None);
     let result = tokio::time::timeout(std::time::Duration::from_secs(20), run).await;
     drop(orders);
     let appeared = dir.join("root/tmp/probe").exists();

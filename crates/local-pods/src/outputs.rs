@@ -2,37 +2,63 @@
 
 use std::io::Read as _;
 
-use serde_json::{Map, Value, json};
+use kfp_core::argo::Template;
+use serde_json::{Value, json};
 
 use crate::paths::Paths;
-use crate::spec::Pod;
 
 /// Annotation with the template the pod was made from.
-const TEMPLATE: &str = "workflows.argoproj.io/template";
+pub(crate) const TEMPLATE: &str = "workflows.argoproj.io/template";
 /// Annotation with what the pod put out.
 pub(crate) const OUTPUTS: &str = "workflows.argoproj.io/outputs";
 /// An object of the API may have 1.5 MiB; Argo fails a node beyond that, only less clearly.
 const MAX_TOTAL: usize = 1 << 20;
+
+/// What a pod put out.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    /// Name and value of each parameter that was written.
+    pub(crate) parameters: Vec<Value>,
+    /// Artifacts with their locations.
+    pub(crate) artifacts: Vec<Value>,
+    /// The end of the standard output, where it is wanted.
+    pub(crate) result: Option<String>,
+    /// Exit code of the main container.
+    pub(crate) exit_code: Option<i32>,
+    /// What went wrong outside the pod's own containers; the engine takes it for an error of the platform.
+    pub(crate) message: Option<String>,
+}
+
+impl Outputs {
+    /// JSON for the engine; members without content are left out.
+    pub(crate) fn json(self) -> String {
+        let mut out = serde_json::Map::new();
+        for (name, list) in [("parameters", self.parameters), ("artifacts", self.artifacts)] {
+            if !list.is_empty() {
+                out.insert(name.into(), list.into());
+            }
+        }
+        let texts = [
+            ("result", self.result),
+            ("exitCode", self.exit_code.map(|code| code.to_string())),
+            ("message", self.message),
+        ];
+        out.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))));
+        Value::Object(out).to_string()
+    }
+}
 
 /// Reads the declared output parameters. A file that is not there is left out: the engine knows
 /// whether the template has a default.
 ///
 /// # Errors
 /// A parameter that cannot be read or is too large.
-pub(crate) fn collect(pod: &Pod, paths: &Paths, exit_code: Option<i32>) -> Result<Option<String>, String> {
-    let Some(template) = pod.metadata.annotations.get(TEMPLATE) else { return Ok(None) };
-    let template: Value =
-        serde_json::from_str(template).map_err(|e| format!("annotation {TEMPLATE} is not JSON: {e}"))?;
+pub(crate) fn parameters(template: &Template, paths: &Paths) -> Result<Vec<Value>, String> {
     let mut parameters = Vec::new();
     let mut total = 0;
-    let declared = template.pointer("/outputs/parameters").and_then(Value::as_array);
-    for parameter in declared.into_iter().flatten() {
-        let (Some(name), Some(path)) = (
-            parameter.get("name").and_then(Value::as_str),
-            parameter.pointer("/valueFrom/path").and_then(Value::as_str),
-        ) else {
-            continue;
-        };
+    for parameter in &template.outputs.parameters {
+        let Some(path) = parameter.value_from.as_ref().and_then(|from| from.path.as_deref()) else { continue };
+        let name = &parameter.name;
         let Some(value) = read(paths, name, path)? else { continue };
         total += value.len();
         if total > MAX_TOTAL {
@@ -42,14 +68,7 @@ pub(crate) fn collect(pod: &Pod, paths: &Paths, exit_code: Option<i32>) -> Resul
         }
         parameters.push(json!({"name": name, "value": value}));
     }
-    let mut out = Map::new();
-    if !parameters.is_empty() {
-        out.insert("parameters".into(), parameters.into());
-    }
-    if let Some(code) = exit_code {
-        out.insert("exitCode".into(), code.to_string().into());
-    }
-    Ok(Some(Value::Object(out).to_string()))
+    Ok(parameters)
 }
 
 fn read(paths: &Paths, name: &str, path: &str) -> Result<Option<String>, String> {
@@ -81,8 +100,8 @@ fn read(paths: &Paths, name: &str, path: &str) -> Result<Option<String>, String>
 mod tests {
     use super::*;
 
-    fn pod(template: &Value) -> Pod {
-        Pod::parse(&json!({"metadata": {"annotations": {TEMPLATE: template.to_string()}}})).unwrap()
+    fn template(template: Value) -> Template {
+        serde_json::from_value(template).unwrap()
     }
 
     #[test]
@@ -96,10 +115,8 @@ mod tests {
             {"name": "a", "valueFrom": {"path": "/tmp/outputs/a"}},
             {"name": "b", "valueFrom": {"path": "/tmp/outputs/b"}},
             {"name": "c", "valueFrom": {"path": "/tmp/outputs/c", "default": "d"}}]}});
-        let got = collect(&pod(&template), &paths, Some(0)).unwrap().unwrap();
-        let got: Value = serde_json::from_str(&got).unwrap();
-        let want = json!({"parameters": [{"name": "a", "value": "x\n"}, {"name": "b", "value": ""}], "exitCode": "0"});
-        assert_eq!(got, want);
+        let got = parameters(&self::template(template), &paths).unwrap();
+        assert_eq!(got, [json!({"name": "a", "value": "x\n"}), json!({"name": "b", "value": ""})]);
     }
 
     #[test]
@@ -107,7 +124,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("big"), vec![b'x'; MAX_TOTAL + 1]).unwrap();
         let template = json!({"outputs": {"parameters": [{"name": "big", "valueFrom": {"path": "/big"}}]}});
-        let error = collect(&pod(&template), &Paths::new(dir.path().into(), []), Some(0)).unwrap_err();
+        let error = parameters(&self::template(template), &Paths::new(dir.path().into(), [])).unwrap_err();
         assert!(error.contains("\"big\" from /big"), "{error}");
     }
 }

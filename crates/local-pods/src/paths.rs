@@ -28,6 +28,8 @@ pub struct Paths {
     mounts: Vec<(PathBuf, PathBuf)>,
     /// Places of this machine that containers share; never rewritten.
     shared: Vec<PathBuf>,
+    /// Further private paths: what the container is said to write.
+    declared: Vec<String>,
 }
 
 /// More links than this in one path are a loop, as in the kernel.
@@ -37,12 +39,18 @@ impl Paths {
     pub(crate) fn new(root: PathBuf, mounts: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Self {
         let mut mounts: Vec<_> = mounts.into_iter().collect();
         mounts.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        Self { root, mounts, shared: Vec::new() }
+        Self { root, mounts, shared: Vec::new(), declared: Vec::new() }
     }
 
     /// Leaves these places alone in [`Paths::rewrite`].
     pub(crate) fn sharing(mut self, places: impl IntoIterator<Item = PathBuf>) -> Self {
         self.shared.extend(places);
+        self
+    }
+
+    /// Takes these for private paths in [`Paths::rewrite`], too.
+    pub(crate) fn declaring(mut self, paths: &[String]) -> Self {
+        self.declared.extend_from_slice(paths);
         self
     }
 
@@ -93,7 +101,8 @@ impl Paths {
     /// without a mount tree of their own.
     pub(crate) fn rewrite(&self, text: &str) -> String {
         let mounts = self.mounts.iter().map(|(mount, _)| mount.to_string_lossy());
-        let mut prefixes: Vec<_> = PRIVATE.iter().map(|p| (*p).into()).chain(mounts).collect();
+        let mut prefixes: Vec<_> =
+            PRIVATE.iter().map(|p| (*p).into()).chain(mounts).chain(self.declared.iter().map(|p| p.into())).collect();
         prefixes.sort_by_key(|p| std::cmp::Reverse(p.len()));
         let mut out = String::with_capacity(text.len());
         let mut rest = text;

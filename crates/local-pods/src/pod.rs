@@ -1,10 +1,12 @@
 //! The life of one pod.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use kfp_core::argo::Template;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -16,14 +18,14 @@ use crate::env::Sources;
 use crate::init::{NOT_FOUND, SETUP_FAILED};
 use crate::kubelet::Kubelet;
 use crate::options::Invocation;
-use crate::outputs;
+use crate::outputs::{self, Outputs};
 use crate::paths::Paths;
 use crate::process::{self, Exit, Order, Supervision};
 use crate::python::Store;
-use crate::spec::{Container, Pod};
+use crate::spec::{Container, MAIN, Pod};
 use crate::status::{self, Ended, Phase, Report, State};
-use crate::volumes::{self, Volumes};
-use crate::{engine, recovery, retry, termination};
+use crate::volumes::{self, Mounted, Volumes};
+use crate::{artifacts, engine, recovery, retry, termination};
 
 /// Pods that end sooner are never reported as running: one write less for each short task.
 const QUIET: Duration = Duration::from_millis(25);
@@ -76,6 +78,14 @@ pub(crate) struct Life {
     /// What the API was last told.
     announced: Option<Phase>,
     paths: Option<Paths>,
+    /// The template the pod was made from.
+    contract: Option<Arc<Template>>,
+    /// What of it the main containers get to see.
+    artifacts: Vec<Mounted>,
+    /// Where the end of the main container's output is.
+    result: Option<PathBuf>,
+    /// Artifacts could not be brought in or parameters not be read.
+    trouble: Option<String>,
 }
 
 /// Runs a pod from its first container to its final status.
@@ -94,6 +104,10 @@ pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Rece
         begun: Instant::now(),
         announced: None,
         paths: None,
+        contract: None,
+        artifacts: Vec::new(),
+        result: None,
+        trouble: None,
         kubelet,
         pod,
         wish,
@@ -151,6 +165,10 @@ impl Life {
                 return Ok(());
             }
         };
+        if let Err(message) = self.bring().await? {
+            self.trouble(format!("init: Error (exit code 64): {message}"));
+            return Ok(());
+        }
         let mut active = Vec::new();
         let result = self.sequence(&sources, &volumes, &mut active).await;
         let grace = match &result {
@@ -160,6 +178,35 @@ impl Life {
         };
         self.end_all(active, grace).await;
         result
+    }
+
+    /// The pod fails because of what a container of Argo would have done, not because of its own.
+    fn trouble(&mut self, message: String) {
+        self.fail(message.clone());
+        self.trouble = Some(message);
+    }
+
+    /// Directory of artifacts on their way in and out.
+    fn staging(&self) -> PathBuf {
+        self.kubelet.dirs.pod(&self.pod.metadata.uid).join("artifacts")
+    }
+
+    /// Brings in script and artifacts.
+    async fn bring(&mut self) -> Result<Result<(), String>, Early> {
+        self.contract = match artifacts::contract(&self.pod) {
+            Ok(contract) => contract.map(Arc::new),
+            Err(message) => return Ok(Err(message)),
+        };
+        let Some(contract) = &self.contract else { return Ok(Ok(())) };
+        let (dir, mut wish) = (self.staging(), self.wish.clone());
+        let brought = tokio::select! {
+            brought = artifacts::bring(contract, &self.kubelet.objects, &dir) => brought,
+            ended = wish.wait_for(|wish| wish.stop.is_some()) => {
+                let stop = ended.ok().and_then(|wish| wish.stop);
+                return Err(Early::Stop(stop.unwrap_or(Stop::Shutdown)));
+            }
+        };
+        Ok(brought.map(|mounts| self.artifacts = mounts))
     }
 
     fn grace(&self) -> Duration {
@@ -236,17 +283,21 @@ impl Life {
         let started = Utc::now();
         let (kubelet, pod, c) = (self.kubelet.clone(), self.pod.clone(), container.clone());
         let (sources, volumes) = (sources.clone(), volumes.clone());
+        let main = !place.init && self.pod.is_main(container);
+        let artifacts = if main { self.artifacts.clone() } else { Vec::new() };
+        let outputs = self.contract.as_deref().filter(|_| main).map(container::declared).unwrap_or_default();
         let planned = tokio::task::spawn_blocking(move || {
             let workflow = pod.metadata.labels.get(TEMPLATE_OF).map(String::as_str);
             let log = kubelet.logs.begin(&pod.metadata.namespace, &pod.metadata.name, &c.name, workflow);
             let log = log.map_err(|e| format!("begin the log of container \"{}\": {e}", c.name))?;
-            container::plan(&kubelet, &pod, &c, &volumes, &sources).map(|plan| (plan, log))
+            container::plan(&kubelet, &pod, &c, &volumes, &sources, &artifacts, &outputs).map(|plan| (plan, log))
         })
         .await;
         match planned.unwrap_or_else(|e| Err(e.to_string())) {
             Ok((plan, log)) => {
-                if !place.init && self.pod.is_main(container) {
+                if main {
                     self.paths = Some(plan.paths.clone());
+                    self.result.clone_from(&plan.result);
                 }
                 let (orders, queue) = mpsc::channel(4);
                 let job =
@@ -363,18 +414,64 @@ impl Life {
             State::Ended(end) if self.pod.is_main(c) => Some(end.code),
             _ => None,
         });
-        let mut annotation = None;
-        if let Some(paths) = self.paths.clone() {
-            let pod = self.pod.clone();
-            let collected = tokio::task::spawn_blocking(move || outputs::collect(&pod, &paths, code)).await;
-            match collected.unwrap_or_else(|e| Err(e.to_string())) {
-                Ok(text) => annotation = text,
-                Err(message) => self.fail(message),
-            }
-        }
+        let mut wish = self.wish.clone();
+        let annotation = tokio::select! {
+            annotation = self.outputs(code) => annotation,
+            _ = wish.wait_for(|wish| wish.stop.is_some()) => return,
+        };
         let status = status::render(&self.pod, &self.report);
         // Beside each other: the end shall not wait for the removal, but on a full disk it needs the room.
         tokio::join!(self.write(status, annotation, true), self.clear());
+    }
+
+    /// Collects parameters, result and artifacts, as JSON for the engine.
+    async fn outputs(&mut self, code: Option<i32>) -> Option<String> {
+        let contract = self.contract.take()?;
+        let mut found = Outputs { exit_code: code, ..Outputs::default() };
+        if let Some(paths) = self.paths.clone() {
+            let (declared, read, result) = (contract.clone(), paths.clone(), self.result.clone());
+            let collected = tokio::task::spawn_blocking(move || {
+                (outputs::parameters(&declared, &read), result.and_then(|file| std::fs::read(file).ok()))
+            });
+            let (parameters, result) = collected.await.unwrap_or_else(|e| (Err(e.to_string()), None));
+            let mut errors = Vec::new();
+            match parameters {
+                Ok(parameters) => found.parameters = parameters,
+                Err(message) => errors.push(message),
+            }
+            found.result = result.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let logs = self.archived_logs(&contract).await;
+            let (kept, ended) = artifacts::keep(&contract, &self.kubelet.objects, &paths, &self.staging(), logs).await;
+            found.artifacts = kept;
+            errors.extend(ended.err());
+            // What the container itself did wrong counts more than what is missing because of it.
+            if self.report.phase == Phase::Succeeded && !errors.is_empty() {
+                self.trouble(format!("wait: Error (exit code 64): {}", errors.join("; ")));
+            }
+        }
+        found.message.clone_from(&self.trouble);
+        Some(found.json())
+    }
+
+    /// The main container's log as plain text, if the engine wants it kept.
+    async fn archived_logs(&self, contract: &Template) -> Vec<(String, PathBuf)> {
+        if contract.extra.get("archiveLocation").is_none_or(|location| location["archiveLogs"] != true) {
+            return Vec::new();
+        }
+        let (meta, dir, to) = (self.pod.metadata.clone(), self.kubelet.dirs.data.clone(), self.staging());
+        let written = tokio::task::spawn_blocking(move || {
+            let text = crate::logs::plain_text(&dir, &meta.namespace, &meta.name, MAIN)?;
+            std::fs::create_dir_all(&to)?;
+            let file = to.join(format!("{MAIN}.log"));
+            std::fs::write(&file, text).map(|()| file)
+        });
+        match written.await.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+            Ok(file) => vec![(format!("{MAIN}-logs"), file)],
+            Err(error) => {
+                tracing::warn!(pod = %self.pod.metadata.name, %error, "cannot archive a log");
+                Vec::new()
+            }
+        }
     }
 
     /// Removes what the pod left on the disk: nothing reads it, except a next attempt, and on a full disk the end of the
@@ -489,7 +586,8 @@ impl Job {
                 };
                 let spawner = &self.kubelet.spawner;
                 let input = launch.input.clone();
-                let result = process::run(spawner, command, input, log, &supervision, &mut orders).await;
+                let result =
+                    process::run(spawner, command, input, log, &supervision, &mut orders, plan.result.as_deref()).await;
                 self.after(result, &launch.program, &supervision)
             }
         };

@@ -1,5 +1,6 @@
 //! Starting and ending the processes of containers.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -10,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 
+use crate::init::result::Tail;
 use crate::logs::LogWriter;
 
 /// A log pipe that stays open after the end of the container is held by a process that escaped.
@@ -109,7 +111,8 @@ impl Exit {
 }
 
 /// Runs a command to its end: `input` goes to its standard input, its output to the log, its
-/// standard error is the report. With an engine the output is both, in order, and the report stays empty.
+/// standard error is the report. With an engine the output is both, in order, and the report stays empty; `result` is a
+/// file for the end of the standard output alone.
 ///
 /// # Errors
 /// When the process cannot be started.
@@ -120,21 +123,32 @@ pub(crate) async fn run(
     log: &LogWriter,
     supervision: &Supervision,
     orders: &mut mpsc::Receiver<Order>,
+    result: Option<&Path>,
 ) -> std::io::Result<Exit> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut merged = None;
     if matches!(supervision, Supervision::Engine { .. }) {
         let (reader, writer) = std::io::pipe()?;
-        command.stdout(writer.try_clone()?).stderr(writer);
+        if result.is_none() {
+            command.stdout(writer.try_clone()?);
+        }
+        command.stderr(writer);
         merged = Some(Receiver::from_owned_fd(reader.into())?);
     }
     // The command, and with it this process's end of the pipe, is dropped by the spawner.
     let mut child = spawner.spawn(command).await?;
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-    let mut stdout: Box<dyn AsyncRead + Send + Unpin> = match (merged, child.stdout.take()) {
-        (Some(merged), _) => Box::new(merged),
-        (None, Some(stdout)) => Box::new(stdout),
-        (None, None) => Box::new(tokio::io::empty()),
+    let (own, mut tail) = (child.stdout.take(), Tail::default());
+    let separate = merged.is_some() && own.is_some();
+    let pump = async |source: &mut (dyn AsyncRead + Send + Unpin), tail: Option<&mut Tail>| {
+        let (mut block, mut tail) = (vec![0; 32 << 10], tail);
+        while let Ok(n @ 1..) = source.read(&mut block).await {
+            let bytes = block.get(..n).unwrap_or_default();
+            log.append(bytes);
+            if let Some(tail) = &mut tail {
+                tail.push(bytes);
+            }
+        }
     };
     let feed = async move {
         if let Some(mut stdin) = stdin {
@@ -144,10 +158,17 @@ pub(crate) async fn run(
         }
     };
     let copy = async {
-        let mut block = vec![0; 32 << 10];
-        while let Ok(n @ 1..) = stdout.read(&mut block).await {
-            log.append(block.get(..n).unwrap_or_default());
-        }
+        let first = async {
+            if let Some(mut merged) = merged {
+                pump(&mut merged, None).await;
+            }
+        };
+        let second = async {
+            if let Some(mut own) = own {
+                pump(&mut own, separate.then_some(&mut tail)).await;
+            }
+        };
+        tokio::join!(first, second);
     };
     let explain = async {
         let mut text = Vec::new();
@@ -157,7 +178,7 @@ pub(crate) async fn run(
         String::from_utf8_lossy(&text).trim().to_string()
     };
     let pumps = async { tokio::join!(feed, copy, explain).2 };
-    tokio::pin!(pumps);
+    let mut pumps = Box::pin(pumps);
     let mut report = None;
     let status = loop {
         tokio::select! {
@@ -170,6 +191,10 @@ pub(crate) async fn run(
         Some(report) => report,
         None => timeout(DRAIN, &mut pumps).await.unwrap_or_default(),
     };
+    drop(pumps);
+    if let (true, Some(result)) = (separate, result) {
+        tokio::fs::write(result, tail.text()).await?;
+    }
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(Exit { torn: status.signal().is_some(), ..Exit::failed(code, report) })

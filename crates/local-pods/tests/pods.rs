@@ -64,6 +64,9 @@ both! {
     attempts_share_their_scratch => attempts;
     ended_pods_are_marked_completed => completed;
     forks_end_with_their_task => forks;
+    scripts_and_artifacts_are_moved_in_and_out => artifacts;
+    results_are_the_standard_output_alone => results;
+    missing_artifacts_are_errors_of_the_platform => missing_artifacts;
 }
 
 async fn status(mode: Isolation) {
@@ -103,6 +106,131 @@ async fn outputs(mode: Isolation) {
     assert_eq!(bench.log("driver"), "driver of driver in kubeflow\n");
     let failed = bench.run("driver-fails", json!({"command": ["driver"], "args": ["fail"]})).await;
     assert_eq!((failed["status"]["phase"].as_str(), exit_code(&failed)), (Some("Failed"), Some(1)));
+    bench.stop().await;
+}
+
+/// What the pod runner tells the engine.
+fn told(pod: &Value) -> Value {
+    let text = pod["metadata"]["annotations"]["workflows.argoproj.io/outputs"].as_str();
+    serde_json::from_str(text.unwrap_or("null")).unwrap()
+}
+
+fn location(prefix: &str) -> Value {
+    json!({"archiveLogs": true, "s3": {"bucket": "b", "key": prefix}})
+}
+
+async fn artifacts(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let write = json!({
+        "script": {"source": "set -e; echo from script; mkdir /tmp/dir; echo 1 >/tmp/dir/one; echo 2 >/tmp/dir/two; \
+            echo hello >/written.json; cp /in/raw /tmp/copy"},
+        "inputs": {"artifacts": [{"name": "raw", "path": "/in/raw", "raw": {"data": "raw text"}, "mode": 0o640}]},
+        "outputs": {"artifacts": [
+            {"name": "dir", "path": "/tmp/dir"},
+            {"name": "plain", "path": "/written.json", "archive": {"none": {}}},
+            {"name": "copy", "path": "/tmp/copy", "s3": {"key": "fixed/copy.tgz"}},
+            {"name": "tree", "path": "/tmp/dir", "archive": {"none": {}}, "s3": {"bucket": "other", "key": "tree"}},
+            {"name": "none", "path": "/tmp/nothing", "optional": true}]},
+        "archiveLocation": location("a/writer"),
+    });
+    bench.create(with_template(pod("writer", json!({"command": ["sh", "/argo/staging/script"]})), &write)).await;
+    let ended = bench.ended("writer").await;
+    assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}\n{}", bench.log("writer"));
+    let recorded = json!([
+        {"name": "dir", "path": "/tmp/dir", "s3": {"key": "a/writer/dir.tgz"}},
+        {"name": "plain", "path": "/written.json", "archive": {"none": {}}, "s3": {"key": "a/writer/written.json"}},
+        {"name": "copy", "path": "/tmp/copy", "s3": {"key": "fixed/copy.tgz"}},
+        {"name": "tree", "path": "/tmp/dir", "archive": {"none": {}}, "s3": {"bucket": "other", "key": "tree"}},
+        {"name": "main-logs", "s3": {"key": "a/writer/main.log"}}]);
+    assert_eq!(told(&ended)["artifacts"], recorded);
+    let object = |path: &str| std::fs::read_to_string(bench.dir.join("data/objects").join(path)).unwrap();
+    assert_eq!(object("b/a/writer/written.json"), "hello\n");
+    assert_eq!(object("other/tree/two"), "2\n");
+    assert_eq!(object("b/a/writer/main.log"), "from script\n");
+
+    let read = json!({
+        "inputs": {"artifacts": [
+            {"name": "dir", "path": "/tmp/inputs/dir", "s3": {"key": "a/writer/dir.tgz"}},
+            {"name": "tree", "path": "/somewhere/tree", "s3": {"bucket": "other", "key": "tree"}},
+            {"name": "packed", "path": "/tmp/packed.tgz", "archive": {"none": {}}, "s3": {"key": "fixed/copy.tgz"}},
+            {"name": "copy", "path": "/tmp/copy", "s3": {"key": "fixed/copy.tgz"}},
+            {"name": "none", "path": "/tmp/none", "optional": true, "s3": {"key": "nothing"}}]},
+        "archiveLocation": location("a/reader"),
+    });
+    let text = "cat /tmp/inputs/dir/one /somewhere/tree/two /tmp/copy; test ! -e /tmp/none; gzip -t /tmp/packed.tgz";
+    bench.create(with_template(pod("reader", json!({"command": ["sh", "-c", text]})), &read)).await;
+    let ended = bench.ended("reader").await;
+    assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}\n{}", bench.log("reader"));
+    assert_eq!(bench.log("reader"), "1\n2\nraw text\n");
+    bench.stop().await;
+}
+
+async fn results(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let run = async |name: &str, text: &str, wanted: &str| {
+        let container = json!({"command": ["sh", "-c", text],
+            "env": [{"name": "ARGO_INCLUDE_SCRIPT_OUTPUT", "value": wanted}]});
+        bench.create(with_template(pod(name, container), &json!({}))).await;
+        told(&*bench.ended(name).await)
+    };
+    assert_eq!(run("both", "echo out; echo err >&2; echo more", "true").await["result"], "out\nmore");
+    let mut lines: Vec<String> = bench.log("both").lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["err", "more", "out"]);
+    assert_eq!(run("failed", "echo out; exit 3", "true").await, json!({"result": "out", "exitCode": "3"}));
+    // A background process holds the pipe.
+    assert_eq!(run("forked", "sleep 300.5 & echo out", "true").await["result"], "out");
+    assert_eq!(run("unwanted", "echo out", "false").await, json!({"exitCode": "0"}));
+    let long = run("long", "yes 123456789 | head -c 1000000", "true").await;
+    assert_eq!(long["result"].as_str().map(str::len), Some(256 << 10));
+    bench.stop().await;
+}
+
+async fn missing_artifacts(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let artifact = |artifact: Value| json!({"artifacts": [artifact]});
+    for (name, command, template, phase, message) in [
+        (
+            "output",
+            "true",
+            json!({"outputs": artifact(json!({"name": "x", "path": "/tmp/x"})), "archiveLocation": location("k")}),
+            "Failed",
+            "wait: Error (exit code 64): artifact x failed to save: /tmp/x no such file or directory",
+        ),
+        (
+            "input",
+            "true",
+            json!({"inputs": artifact(json!({"name": "x", "path": "/tmp/x", "s3": {"bucket": "b", "key": "no"}}))}),
+            "Failed",
+            "init: Error (exit code 64): artifact x failed to load: nothing is stored at its location",
+        ),
+        (
+            "foreign",
+            "true",
+            json!({"inputs": artifact(json!({"name": "x", "path": "/tmp/x", "git": {"repo": "r"}}))}),
+            "Failed",
+            "init: Error (exit code 64): artifact x failed to load: locations of kind 'git' are not supported",
+        ),
+        (
+            "bucket",
+            "touch /tmp/x",
+            json!({"outputs": artifact(json!({"name": "x", "path": "/tmp/x"}))}),
+            "Failed",
+            "wait: Error (exit code 64): artifact x failed to save: no location is set and there is no default one",
+        ),
+    ] {
+        bench.create(with_template(pod(name, json!({"command": ["sh", "-c", command]})), &template)).await;
+        let ended = bench.ended(name).await;
+        assert_eq!(ended["status"]["phase"], phase, "{name}");
+        assert_eq!(told(&ended)["message"], message);
+        assert_eq!(ended["status"]["message"], message);
+    }
+    // The container's own failure is what counts.
+    let template =
+        json!({"outputs": artifact(json!({"name": "x", "path": "/tmp/x"})), "archiveLocation": location("k")});
+    bench.create(with_template(pod("own", json!({"command": ["false"]})), &template)).await;
+    let ended = bench.ended("own").await;
+    assert_eq!((told(&ended)["message"].is_null(), exit_code(&ended)), (true, Some(1)));
     bench.stop().await;
 }
 

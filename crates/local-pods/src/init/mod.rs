@@ -18,12 +18,13 @@
 
 mod mounts;
 mod reap;
+pub(crate) mod result;
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, parent_id};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
@@ -64,6 +65,8 @@ pub(crate) struct Spec {
     pub(crate) env: Vec<(String, String)>,
     /// Working directory, made when missing.
     pub(crate) cwd: String,
+    /// File, as the container sees it, for the end of the command's standard output.
+    pub(crate) result: Option<PathBuf>,
 }
 
 /// One bind mount.
@@ -145,6 +148,7 @@ fn outer_namespaces(spec: &Spec) -> Step<i32> {
     let inner = Command::new("/proc/self/exe")
         .arg0("kfp-pod-init")
         .arg(INNER)
+        .arg(spec.result.as_deref().unwrap_or(Path::new("")))
         .args(&spec.argv)
         .env_clear()
         .envs(spec.env.iter().map(|(k, v)| (k, v)))
@@ -159,10 +163,12 @@ fn outer_plain(spec: &Spec) -> Step<i32> {
     prctl::set_child_subreaper(true).map_err(failed("become the reaper"))?;
     enter_directory(spec)?;
     let mask = reap::block().map_err(failed("block signals"))?;
-    let child = start(&mask, &spec.argv, Some(&spec.env)).map_err(|e| start_error(&spec.argv, &e))?;
+    let (child, copying) =
+        start(&mask, &spec.argv, Some(&spec.env), spec.result.is_some()).map_err(|e| start_error(&spec.argv, &e))?;
     let server = spec.server;
     let code = reap::supervise(&mask, child, true, || parent_id() != server);
     reap::kill_descendants();
+    keep(copying, spec.result.as_deref());
     code.map_err(failed("wait for the container"))
 }
 
@@ -175,12 +181,21 @@ fn inner(argv: &[OsString]) -> i32 {
     // The outer process may die first; the server then kills its group, of which this is a member.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     mounts::fresh_proc();
+    let (result, argv) = argv.split_first().map_or((None, argv), |(result, argv)| (Some(Path::new(result)), argv));
+    let result = result.filter(|path| !path.as_os_str().is_empty());
     let argv: Vec<String> = argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
-    let started = reap::block()
-        .map_err(failed("block signals"))
-        .and_then(|mask| start(&mask, &argv, None).map(|child| (mask, child)).map_err(|e| start_error(&argv, &e)));
-    let result = started.and_then(|(mask, child)| {
-        reap::supervise(&mask, child, true, || false).map_err(failed("wait for the container"))
+    let started = reap::block().map_err(failed("block signals")).and_then(|mask| {
+        let started = start(&mask, &argv, None, result.is_some()).map_err(|e| start_error(&argv, &e));
+        started.map(|(child, copying)| (mask, child, copying))
+    });
+    let result = started.and_then(|(mask, child, copying)| {
+        let code = reap::supervise(&mask, child, true, || false).map_err(failed("wait for the container"));
+        if copying.is_some() {
+            // As process 1 this reaches all of the container and nobody else; they hold the pipe.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL);
+        }
+        keep(copying, result);
+        code
     });
     result.unwrap_or_else(|(code, message)| {
         report(&message);
@@ -190,7 +205,12 @@ fn inner(argv: &[OsString]) -> i32 {
 
 /// A child inherits the mask, so the signals are let through while it starts. One that arrives just
 /// then is lost on process 1 and ends another supervisor; the server follows with SIGKILL.
-fn start(mask: &SigSet, argv: &[String], env: Option<&[(String, String)]>) -> std::io::Result<u32> {
+fn start(
+    mask: &SigSet,
+    argv: &[String],
+    env: Option<&[(String, String)]>,
+    copied: bool,
+) -> std::io::Result<(u32, Option<result::Copying>)> {
     let program = argv.first().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
     let log = std::io::stdout().as_fd().try_clone_to_owned()?;
     let mut command = Command::new(program);
@@ -198,10 +218,28 @@ fn start(mask: &SigSet, argv: &[String], env: Option<&[(String, String)]>) -> st
     if let Some(env) = env {
         command.env_clear().envs(env.iter().map(|(k, v)| (k, v)));
     }
+    // Its thread starts while the signals are blocked, so that they stay with the supervisor.
+    let copying = if copied {
+        let (stdout, copying) = result::begin()?;
+        command.stdout(stdout);
+        Some(copying)
+    } else {
+        None
+    };
     mask.thread_unblock()?;
     let child = command.spawn();
     mask.thread_block()?;
-    Ok(child?.id())
+    // With the command goes this process's end of its pipe.
+    drop(command);
+    Ok((child?.id(), copying))
+}
+
+fn keep(copying: Option<result::Copying>, to: Option<&Path>) {
+    if let (Some(copying), Some(to)) = (copying, to)
+        && let Err(error) = copying.finish(to)
+    {
+        report(&format!("keep the output: {error}"));
+    }
 }
 
 fn name_of(argv: &[String]) -> &str {

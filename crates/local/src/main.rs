@@ -1,8 +1,5 @@
 //! kfp-local.
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const BLOCKING_THREADS: usize = 16;
 
 fn main() {
@@ -22,7 +19,7 @@ fn main() {
 }
 
 fn serve(command: kfp_local::Command) -> anyhow::Result<i32> {
-    // Every thread has a heap of its own; file work is short, so few threads do for many pods.
+    // Threads keep memory for themselves; file work is short, so few of them do for many pods.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     runtime.block_on(async {

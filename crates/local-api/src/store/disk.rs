@@ -42,6 +42,8 @@ impl Disk {
             // A killed process loses nothing; a power cut may lose the last moments, never consistency.
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5))
+            // Every object is in memory anyway; pages are written once and not read again. In KiB.
+            .pragma("cache_size", "-256")
             .disable_statement_logging();
         let mut connection = options.connect().await.map_err(database)?;
         for statement in SCHEMA {

@@ -48,7 +48,9 @@ pub fn complete(value: &mut Value) {
 
 pub struct World {
     pub execution: Execution,
-    pub object: Value,
+    name: String,
+    /// JSON of the Workflow as written.
+    object: String,
     pub now: DateTime<Utc>,
     pub pods: BTreeMap<String, Value>,
     pub open: VecDeque<String>,
@@ -62,7 +64,8 @@ pub struct World {
 impl World {
     pub fn new(workflow: Workflow) -> World {
         World {
-            object: json!(workflow),
+            name: workflow.metadata.name.clone(),
+            object: json!(workflow).to_string(),
             execution: Execution::new(workflow, start()),
             now: start(),
             pods: BTreeMap::new(),
@@ -81,8 +84,7 @@ impl World {
             let effects = self.execution.run(self.now);
             self.check_monotone();
             if let Some(changes) = self.execution.take_changes() {
-                let edited = changes.into_edits().apply(&self.object.to_string()).unwrap();
-                self.object = serde_json::from_str(&edited).unwrap();
+                self.object = changes.into_edits().apply(&self.object).unwrap();
             }
             if effects.is_empty() {
                 return;
@@ -169,12 +171,12 @@ impl World {
     }
 
     pub fn node(&self, suffix: &str) -> &NodeStatus {
-        let name = format!("{}{suffix}", self.object["metadata"]["name"].as_str().unwrap());
+        let name = format!("{}{suffix}", self.name);
         self.execution.node(&name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
     pub fn has(&self, suffix: &str) -> bool {
-        self.execution.node(&format!("{}{suffix}", self.object["metadata"]["name"].as_str().unwrap())).is_some()
+        self.execution.node(&format!("{}{suffix}", self.name)).is_some()
     }
 
     pub fn phase(&self, suffix: &str) -> NodePhase {
@@ -183,7 +185,7 @@ impl World {
 
     /// The Workflow as written.
     pub fn written(&self) -> Workflow {
-        serde_json::from_value(self.object.clone()).unwrap()
+        serde_json::from_str(&self.object).unwrap()
     }
 }
 

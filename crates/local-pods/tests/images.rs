@@ -1,6 +1,6 @@
-//! Pods from images. Needs podman and an image with a shell and the usual small programs:
-//! `KFP_LOCAL_TEST_IMAGE=localhost/tiny cargo test -p kfp-local-pods --test podman`. Left out when the variable is
-//! not set.
+//! Pods from images. Needs podman, or docker where `KFP_LOCAL_TEST_ENGINE=docker`, and an image with a shell and the
+//! usual small programs: `KFP_LOCAL_TEST_IMAGE=localhost/tiny cargo test -p kfp-local-pods --test images`. Left out
+//! when the variable is not set.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -17,9 +17,16 @@ fn image() -> Option<String> {
     image
 }
 
+fn engine() -> (Runner, &'static str) {
+    match std::env::var("KFP_LOCAL_TEST_ENGINE").as_deref() {
+        Ok("docker") => (Runner::Docker, "docker"),
+        _ => (Runner::Podman, "podman"),
+    }
+}
+
 async fn bench(dir: &std::path::Path) -> Bench {
     let mut options = options(dir, Isolation::Auto);
-    options.runner = Runner::Podman;
+    options.runner = engine().0;
     Bench::start_in(dir, options).await
 }
 
@@ -35,7 +42,7 @@ fn message(pod: &Value) -> &str {
 
 fn containers(dir: &std::path::Path) -> String {
     let filter = format!("label=kfp-local={}", dir.join("data").canonicalize().unwrap().display());
-    let output = std::process::Command::new("podman").args(["ps", "-a", "-q", "--filter", &filter]).output().unwrap();
+    let output = std::process::Command::new(engine().1).args(["ps", "-a", "-q", "--filter", &filter]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -59,7 +66,7 @@ async fn pods_run_from_their_images() {
     bench.create(object).await;
     let ended = bench.ended("task").await;
     let log = bench.log("task");
-    // Podman keeps no order between the two streams.
+    // Engines keep no order between the two streams.
     let without_error = log.replacen("err\n", "", 1);
     assert_eq!(without_error, "shared\nout\nn\n{}\n", "{log}\n{ended:#}");
     assert_ne!(without_error, log);
@@ -122,7 +129,7 @@ async fn left_containers_are_removed() {
     std::fs::create_dir(&data).unwrap();
     let label = format!("kfp-local={}", data.canonicalize().unwrap().display());
     let run = ["run", "-d", "--rm", "--network=host", "--label", &label, &image, "sleep", "300"];
-    let output = std::process::Command::new("podman").args(run).output().unwrap();
+    let output = std::process::Command::new(engine().1).args(run).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(!containers(temp.path()).is_empty());
     let bench = bench(temp.path()).await;

@@ -59,6 +59,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         commit,
         tag,
         urls,
+        rules,
         archive,
         objects,
     } = options;
@@ -76,7 +77,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let http = http_listener.local_addr().unwrap_or(http_address);
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
     tracing::info!(%http, %grpc, database = %path.display(), %namespace, "API server starts");
-    let app = Arc::new(services::App { db: db.clone(), cluster, compiler, namespace, grace_seconds, urls });
+    let app = Arc::new(services::App { db: db.clone(), cluster, compiler, namespace, grace_seconds, urls, rules });
     let settings = http::Settings { commit, tag, archive, objects };
     let done = server::serve(&app, settings, http_listener, grpc_listener, &shutdown).await;
     db.close().await;

@@ -41,6 +41,8 @@ pub struct Options {
     pub tag: String,
     /// Which pipelines may be downloaded by URL.
     pub urls: crate::workflows::fetch::Policy,
+    /// How Argo Workflows as pipelines are treated.
+    pub rules: crate::workflows::template::Rules,
     /// Names and files of the log archive (`ARCHIVE_CONFIG_LOG_PATH_PREFIX`, `ARCHIVE_CONFIG_LOG_FILE_NAME`).
     pub archive: Archive,
     /// Where artifacts and archived logs are read from.
@@ -164,6 +166,7 @@ impl Options {
             commit: config.text("COMMIT_SHA", "unknown"),
             tag: config.text("TAG_NAME", "unknown"),
             urls: crate::workflows::fetch::Policy::from_config(config)?,
+            rules: crate::workflows::template::Rules::from_config(config)?,
             archive: Archive {
                 prefix: config.text("ARCHIVE_CONFIG_LOG_PATH_PREFIX", ""),
                 file: config.text("ARCHIVE_CONFIG_LOG_FILE_NAME", ""),

@@ -10,7 +10,7 @@ use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
-use crate::services::v1::Unbuilt;
+use crate::services::v1::Auth;
 use crate::services::{Handle, experiments, pipelines, recurring_runs, reports, runs, tasks};
 use crate::{Error, http};
 
@@ -66,15 +66,17 @@ pub async fn routes(app: &Handle) -> Result<Routes, Error> {
             recurring_runs::Service(app.clone())
         ))
         .add_service(serve!(v2::report_service_server::ReportServiceServer<_>, reports::Service(app.clone())))
-        .add_service(serve!(v2::auth_service_server::AuthServiceServer<_>, Unbuilt))
+        .add_service(serve!(v2::auth_service_server::AuthServiceServer<_>, Auth))
         .add_service(serve!(api::task_service_server::TaskServiceServer<_>, tasks::Service(app.clone())))
         .add_service(serve!(api::report_service_server::ReportServiceServer<_>, reports::Service(app.clone())))
-        .add_service(serve!(api::auth_service_server::AuthServiceServer<_>, Unbuilt))
-        .add_service(serve!(api::experiment_service_server::ExperimentServiceServer<_>, Unbuilt))
-        .add_service(serve!(api::job_service_server::JobServiceServer<_>, Unbuilt))
-        .add_service(serve!(api::pipeline_service_server::PipelineServiceServer<_>, Unbuilt))
-        .add_service(serve!(api::run_service_server::RunServiceServer<_>, Unbuilt))
-        .add_service(serve!(api::visualization_service_server::VisualizationServiceServer<_>, Unbuilt))
+        .add_service(serve!(api::auth_service_server::AuthServiceServer<_>, Auth))
+        .add_service(serve!(
+            api::experiment_service_server::ExperimentServiceServer<_>,
+            experiments::Service(app.clone())
+        ))
+        .add_service(serve!(api::job_service_server::JobServiceServer<_>, recurring_runs::Service(app.clone())))
+        .add_service(serve!(api::pipeline_service_server::PipelineServiceServer<_>, pipelines::Service(app.clone())))
+        .add_service(serve!(api::run_service_server::RunServiceServer<_>, runs::Service(app.clone())))
         .add_service(health)
         .add_service(reflection().build_v1().map_err(|error| Error::Wiring(error.to_string()))?)
         .add_service(reflection().build_v1alpha().map_err(|error| Error::Wiring(error.to_string()))?);

@@ -1,6 +1,6 @@
 //! Rules and state machines of the API's resources, free of I/O.
 
-pub mod cron;
+pub mod argo;
 pub mod macros;
 pub mod names;
 pub mod nodes;

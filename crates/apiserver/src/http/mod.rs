@@ -43,8 +43,8 @@ struct State {
 pub fn router(app: Handle, settings: Settings, rest: Router) -> Router {
     let state = State { app, settings };
     let plain = Router::new()
-        .route("/apis/v1beta1/pipelines/upload", any(upload::unbuilt))
-        .route("/apis/v1beta1/pipelines/upload_version", any(upload::unbuilt))
+        .route("/apis/v1beta1/pipelines/upload", any(upload::pipeline_v1))
+        .route("/apis/v1beta1/pipelines/upload_version", any(upload::version_v1))
         .route("/apis/v1beta1/healthz", any(health::v1))
         .route("/apis/v2beta1/pipelines/upload", any(upload::pipeline))
         .route("/apis/v2beta1/pipelines/upload_version", any(upload::version))

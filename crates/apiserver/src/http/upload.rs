@@ -11,7 +11,10 @@ use tonic::Code;
 
 use super::{State, failure, failure_with, json};
 use crate::error::{Error, Result};
-use crate::services::pipelines::{Draft, Service, read_package, shown, shown_version};
+use crate::services::pipelines::{Draft, Service, shown, shown_version};
+use crate::services::v1;
+use crate::store::{pipelines, versions};
+use crate::workflows::template::Template;
 
 type Parameters = Query<HashMap<String, String>>;
 
@@ -20,12 +23,6 @@ const PART: &str = "uploadfile";
 const DRAIN_BYTES: usize = 8 * MAX_BYTES;
 const CREATE_BOTH: &str = "Failed to create a pipeline and a pipeline version";
 const CREATE_VERSION: &str = "Failed to create a pipeline version";
-
-/// Uploads of v1beta1 are not built yet.
-pub async fn unbuilt() -> Response {
-    let error = Error::unimplemented("uploads through /apis/v1beta1 are not supported yet; use /apis/v2beta1");
-    failure(&error, error.external())
-}
 
 /// The package and its file name.
 async fn file(request: Request) -> Result<(Vec<u8>, String)> {
@@ -120,38 +117,64 @@ fn dynamic<T: prost::Message + prost::Name>(message: &T) -> Result<Value> {
     dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| broken(error.to_string()))
 }
 
-/// Stores a new pipeline with its first version.
+/// Stores a new pipeline with its first version; v2beta1.
 pub async fn pipeline(Extract(state): Extract<State>, Query(query): Parameters, request: Request) -> Response {
-    let (bytes, name) = match file(request).await {
-        Ok(found) => found,
-        Err(error) => return failure(&error, "Failed to read pipeline from file"),
-    };
-    let result = async {
-        let package = read_package(&bytes, &name)?;
-        let draft = Draft { tags: tags(&query)?, ..draft(&query, &name) };
-        Service(state.app).create_both(&draft, BTreeMap::new(), &package).await
-    };
-    match result.await {
-        Ok(pipeline) => shown_json(&shown(pipeline)),
-        Err(error) => refuse(&error, CREATE_BOTH),
+    match new_pipeline(state, &query, request).await {
+        Ok((pipeline, _)) => shown_json(&shown(pipeline)),
+        Err(refused) => refused,
     }
 }
 
-/// Stores another version of a pipeline.
+/// Stores a new pipeline with its first version; v1beta1.
+pub async fn pipeline_v1(Extract(state): Extract<State>, Query(query): Parameters, request: Request) -> Response {
+    match new_pipeline(state, &query, request).await {
+        Ok((pipeline, version)) => shown_json(&v1::pipelines::shown(pipeline, version)),
+        Err(refused) => refused,
+    }
+}
+
+/// Stores another version of a pipeline; v2beta1.
 pub async fn version(Extract(state): Extract<State>, Query(query): Parameters, request: Request) -> Response {
-    let (bytes, name) = match file(request).await {
-        Ok(found) => found,
-        Err(error) => return failure(&error, CREATE_VERSION),
+    match new_version(state, &query, request).await {
+        Ok(version) => shown_json(&shown_version(version)),
+        Err(refused) => refused,
+    }
+}
+
+/// Stores another version of a pipeline; v1beta1.
+pub async fn version_v1(Extract(state): Extract<State>, Query(query): Parameters, request: Request) -> Response {
+    match new_version(state, &query, request).await {
+        Ok(version) => shown_json(&v1::pipelines::shown_version(version)),
+        Err(refused) => refused,
+    }
+}
+
+async fn new_pipeline(
+    state: State,
+    query: &HashMap<String, String>,
+    request: Request,
+) -> std::result::Result<(pipelines::Pipeline, versions::Version), Response> {
+    let (bytes, name) = file(request).await.map_err(|error| failure(&error, "Failed to read pipeline from file"))?;
+    let result = async {
+        let package = Template::from_file(&bytes, &name)?;
+        let draft = Draft { tags: tags(query)?, ..draft(query, &name) };
+        Service(state.app).create_both(&draft, BTreeMap::new(), &package).await
     };
+    result.await.map_err(|error| refuse(&error, CREATE_BOTH))
+}
+
+async fn new_version(
+    state: State,
+    query: &HashMap<String, String>,
+    request: Request,
+) -> std::result::Result<versions::Version, Response> {
+    let (bytes, name) = file(request).await.map_err(|error| failure(&error, CREATE_VERSION))?;
     let result = async {
         let parent = query.get("pipelineid").filter(|id| !id.is_empty());
         let parent = parent.ok_or_else(|| Error::invalid("Please specify a pipeline id when creating versions."))?;
-        let package = read_package(&bytes, &name)?;
-        let draft = Draft { tags: tags(&query)?, ..draft(&query, &name) };
+        let package = Template::from_file(&bytes, &name)?;
+        let draft = Draft { tags: tags(query)?, ..draft(query, &name) };
         Service(state.app).create_version(parent, &draft, &package).await
     };
-    match result.await {
-        Ok(version) => shown_json(&shown_version(version)),
-        Err(error) => refuse(&error, CREATE_VERSION),
-    }
+    result.await.map_err(|error| refuse(&error, CREATE_VERSION))
 }

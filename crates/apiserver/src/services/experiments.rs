@@ -1,4 +1,4 @@
-//! `ExperimentService`.
+//! `ExperimentService` of v2beta1, and what both API versions do with experiments.
 
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use serde_json::json;
@@ -61,34 +61,58 @@ pub async fn ensure_default(tx: &mut Tx) -> Result<String> {
 }
 
 impl Service {
-    async fn create(&self, request: v2::CreateExperimentRequest) -> Result<v2::Experiment> {
-        let given = required(request.experiment, "experiment")?;
-        if given.display_name.is_empty() {
+    /// Creates an experiment.
+    ///
+    /// # Errors
+    /// Code 3 for bad names, 6 when the name is taken.
+    pub(super) async fn create(
+        &self,
+        name: String,
+        description: String,
+        namespace: &str,
+    ) -> Result<experiments::Experiment> {
+        if name.is_empty() {
             return Err(Error::invalid("Experiment must have a non-empty name"));
         }
-        names::length("Experiment.Name", &given.display_name, 128)?;
-        names::length("Experiment.Namespace", &given.namespace, 63)?;
+        names::length("Experiment.Name", &name, 128)?;
+        names::length("Experiment.Namespace", namespace, 63)?;
         let experiment = experiments::Experiment {
             id: new_id(),
-            name: given.display_name,
-            description: given.description,
+            name,
+            description,
             created_at: now(),
             last_run_created_at: 0,
-            namespace: access::stored_namespace(&given.namespace),
+            namespace: access::stored_namespace(namespace),
             storage: Storage::Available,
         };
         let mut tx = self.0.db.write().await?;
         experiments::insert(&mut tx, &experiment).await?;
         tx.commit().await?;
-        Ok(shown(experiment))
+        Ok(experiment)
+    }
+
+    async fn create_v2(&self, request: v2::CreateExperimentRequest) -> Result<v2::Experiment> {
+        let given = required(request.experiment, "experiment")?;
+        Ok(shown(self.create(given.display_name, given.description, &given.namespace).await?))
+    }
+
+    /// One page of a namespace's experiments.
+    ///
+    /// # Errors
+    /// Code 3 for bad paging.
+    pub(super) async fn page(
+        &self,
+        namespace: &str,
+        paging: list::Request<'_>,
+    ) -> Result<list::Page<experiments::Experiment>> {
+        let options = list::Options::parse(paging, &experiments::LISTABLE)?;
+        let mut tx = self.0.db.read().await?;
+        experiments::list(&mut tx, &access::stored_namespace(namespace), &options).await
     }
 
     async fn list(&self, request: v2::ListExperimentsRequest) -> Result<v2::ListExperimentsResponse> {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
-        let options = list::Options::parse(paging, &experiments::LISTABLE)?;
-        let namespace = access::stored_namespace(&request.namespace);
-        let mut tx = self.0.db.read().await?;
-        let page = experiments::list(&mut tx, &namespace, &options).await?;
+        let page = self.page(&request.namespace, paging).await?;
         Ok(v2::ListExperimentsResponse {
             experiments: page.items.into_iter().map(shown).collect(),
             next_page_token: page.next,
@@ -96,7 +120,7 @@ impl Service {
         })
     }
 
-    async fn archive(&self, id: &str) -> Result<()> {
+    pub(super) async fn archive(&self, id: &str) -> Result<()> {
         let mut tx = self.0.db.read().await?;
         experiments::get(&mut tx, id).await?;
         let schedules = jobs::of_experiment(&mut tx, id).await?;
@@ -118,13 +142,13 @@ impl Service {
         tx.commit().await
     }
 
-    async fn unarchive(&self, id: &str) -> Result<()> {
+    pub(super) async fn unarchive(&self, id: &str) -> Result<()> {
         let mut tx = self.0.db.write().await?;
         experiments::set_storage(&mut tx, id, Storage::Available).await?;
         tx.commit().await
     }
 
-    async fn delete(&self, id: &str) -> Result<()> {
+    pub(super) async fn delete(&self, id: &str) -> Result<()> {
         let mut tx = self.0.db.write().await?;
         if experiments::default_id(&mut tx).await? == id {
             return Err(Error::bad_request(
@@ -136,20 +160,25 @@ impl Service {
         tx.commit().await
     }
 
-    async fn get(&self, id: &str) -> Result<v2::Experiment> {
+    /// The experiment with this id.
+    ///
+    /// # Errors
+    /// Code 5 when there is none.
+    pub(super) async fn get(&self, id: &str) -> Result<experiments::Experiment> {
         let mut tx = self.0.db.read().await?;
-        Ok(shown(experiments::get(&mut tx, id).await?))
+        experiments::get(&mut tx, id).await
     }
 }
 
 #[tonic::async_trait]
 impl ExperimentService for Service {
     async fn create_experiment(&self, request: tonic::Request<v2::CreateExperimentRequest>) -> Answer<v2::Experiment> {
-        answer(self.create(request.into_inner()).await.wrap(|| "Failed to create a new experiment".to_owned()))
+        answer(self.create_v2(request.into_inner()).await.wrap(|| "Failed to create a new experiment".to_owned()))
     }
 
     async fn get_experiment(&self, request: tonic::Request<v2::GetExperimentRequest>) -> Answer<v2::Experiment> {
-        answer(self.get(&request.get_ref().experiment_id).await.wrap(|| "Failed to get an experiment".to_owned()))
+        let found = self.get(&request.get_ref().experiment_id).await.map(shown);
+        answer(found.wrap(|| "Failed to get an experiment".to_owned()))
     }
 
     async fn list_experiments(

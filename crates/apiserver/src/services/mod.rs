@@ -1,11 +1,14 @@
 //! One file for each gRPC service: requests to domain values, domain values to answers.
 
 pub mod experiments;
+pub mod launch;
 pub mod pipelines;
 pub mod recurring_runs;
 pub mod reports;
 mod retry;
 pub mod runs;
+pub mod schedules;
+pub mod sources;
 pub mod tasks;
 pub mod v1;
 
@@ -15,9 +18,11 @@ use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use crate::error::{Error, Result};
 use crate::store::filter::Generation;
+use crate::store::specs::Specs;
 use crate::store::{Db, list};
 use crate::workflows::cluster::Cluster;
 use crate::workflows::fetch::Policy;
+use crate::workflows::template::{self, Rules, Settings};
 
 /// What every service needs.
 #[derive(Debug)]
@@ -34,6 +39,16 @@ pub struct App {
     pub grace_seconds: i64,
     /// Which pipelines may be downloaded.
     pub urls: Policy,
+    /// How Argo Workflows as pipelines are treated.
+    pub rules: Rules,
+}
+
+impl App {
+    /// The installation's part in Workflows.
+    #[must_use]
+    pub fn settings(&self) -> Settings<'_> {
+        Settings { compiler: &self.compiler, rules: &self.rules }
+    }
 }
 
 /// Handle that the services share.
@@ -68,14 +83,11 @@ fn answer<T>(result: Result<T>) -> Answer<T> {
     Ok(tonic::Response::new(result?))
 }
 
-/// A v2 spec for the API: the stored text as a protobuf struct, or the error that takes its place.
-fn spec_struct(text: &str) -> Result<prost_types::Struct> {
-    let package = kfp_compiler::Package::from_text(text.as_bytes())
-        .map_err(|error| Error::invalid_because("failed to parse the stored pipeline spec", error))?;
-    match package.to_json() {
-        serde_json::Value::Object(fields) => Ok(kfp_core::ir::struct_from_json(&fields)),
-        _ => Err(Error::internal("failed to show the stored pipeline spec", "it is not an object")),
-    }
+/// The spec of a run or recurring run as a protobuf struct, or the error that takes its place; `None` when there is none.
+fn shown_spec(specs: Option<&Specs>) -> Result<Option<prost_types::Struct>> {
+    let text = specs.map(|specs| if specs.pipeline.is_empty() { &specs.workflow } else { &specs.pipeline });
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    Ok(Some(kfp_core::ir::struct_from_json(&template::shown(text)?)))
 }
 
 /// Parameters of a run or schedule as stored: JSON object of values; empty when there are none.
@@ -86,28 +98,9 @@ fn parameters_json(config: Option<&v2::RuntimeConfig>) -> String {
     serde_json::Value::Object(fields).to_string()
 }
 
-/// Stored parameters as JSON values; v1 parameters are texts.
-fn stored_parameters(runtime: &str, v1: &str) -> Result<std::collections::BTreeMap<String, serde_json::Value>> {
-    let bad = |error| Error::internal("error unmarshalling model runtime config parameters", error);
-    if !runtime.is_empty() && runtime != "null" {
-        return serde_json::from_str(runtime).map_err(bad);
-    }
-    if v1.is_empty() || v1 == "null" {
-        return Ok(std::collections::BTreeMap::new());
-    }
-    #[derive(serde::Deserialize)]
-    struct Parameter {
-        name: String,
-        #[serde(default)]
-        value: serde_json::Value,
-    }
-    let list: Vec<Parameter> = serde_json::from_str(v1).map_err(bad)?;
-    Ok(list.into_iter().map(|parameter| (parameter.name, parameter.value)).collect())
-}
-
 /// The runtime config that the API shows; absent when there is nothing to show.
 fn runtime_config(runtime: &str, v1: &str, root: &str) -> Option<v2::RuntimeConfig> {
-    let parameters = stored_parameters(runtime, v1).unwrap_or_default();
+    let parameters = template::values(runtime, v1).unwrap_or_default();
     if parameters.is_empty() && root.is_empty() {
         return None;
     }

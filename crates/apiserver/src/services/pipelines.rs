@@ -1,19 +1,19 @@
-//! `PipelineService`, and the creation that uploads share with it.
+//! `PipelineService` of v2beta1, and the creation that v1beta1 and uploads share with it.
 
 use std::collections::BTreeMap;
 
-use kfp_compiler::Package;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use v2::pipeline_service_server::PipelineService;
 
-use super::{Answer, Handle, answer, new_id, paging, required, spec_struct};
+use super::{Answer, Handle, answer, new_id, paging, required, shown_spec};
 use crate::access;
 use crate::domain::names;
 use crate::domain::state::timestamp;
 use crate::error::{Error, Result, Wrap as _};
-use crate::store::{list, now, pipelines, versions};
+use crate::store::specs::Specs;
+use crate::store::{Tx, list, now, pipelines, versions};
 use crate::workflows::fetch;
-use crate::workflows::submit::compiler_error;
+use crate::workflows::template::Template;
 
 /// Serves pipelines and their versions.
 #[derive(Clone, Debug)]
@@ -59,19 +59,15 @@ pub fn shown(row: pipelines::Pipeline) -> v2::Pipeline {
 /// As shown by the API; a spec that cannot be read any more leaves ids and the error.
 #[must_use]
 pub fn shown_version(row: versions::Version) -> v2::PipelineVersion {
-    let pipeline_spec = if row.spec.is_empty() {
-        None
-    } else {
-        match spec_struct(&row.spec) {
-            Ok(spec) => Some(spec),
-            Err(error) => {
-                return v2::PipelineVersion {
-                    pipeline_id: row.pipeline_id,
-                    pipeline_version_id: row.id,
-                    error: Some(error.to_rpc()),
-                    ..v2::PipelineVersion::default()
-                };
-            }
+    let pipeline_spec = match shown_spec(Some(&Specs { pipeline: row.spec, ..Specs::default() })) {
+        Ok(spec) => spec,
+        Err(error) => {
+            return v2::PipelineVersion {
+                pipeline_id: row.pipeline_id,
+                pipeline_version_id: row.id,
+                error: Some(error.to_rpc()),
+                ..v2::PipelineVersion::default()
+            };
         }
     };
     v2::PipelineVersion {
@@ -89,18 +85,23 @@ pub fn shown_version(row: versions::Version) -> v2::PipelineVersion {
     }
 }
 
-/// Reads a package and checks what upstream checks when a version is created.
-///
-/// # Errors
-/// Code 3 with the reason.
-pub fn read_package(bytes: &[u8], file_name: &str) -> Result<Package> {
-    let package = Package::parse(bytes, file_name).map_err(|error| compiler_error(&error))?;
-    names::spec_name(package.name())?;
-    Ok(package)
+fn no_version() -> Error {
+    Error::invalid("Failed to create a pipeline version. Pipeline version is nil")
+}
+
+fn no_url() -> Error {
+    Error::invalid("Failed to create a pipeline version. Package URL is nil")
+}
+
+fn url_of(draft: &Draft) -> Result<&str> {
+    if draft.package_url.is_empty() {
+        return Err(Error::invalid("Failed to create a pipeline version. Package URL is empty"));
+    }
+    Ok(&draft.package_url)
 }
 
 impl Service {
-    fn version(draft: &Draft, pipeline_id: String, package: &Package) -> Result<versions::Version> {
+    fn version(draft: &Draft, pipeline_id: String, package: &Template) -> Result<versions::Version> {
         let (name, display_name) = names::pair(&draft.name, &draft.display_name)?;
         names::length("PipelineVersion.Name", &name, 127)?;
         names::tags(&draft.tags)?;
@@ -113,8 +114,8 @@ impl Service {
             code_source_url: draft.code_source_url.clone(),
             description: draft.description.clone(),
             spec_uri: draft.package_url.clone(),
-            parameters: "[]".to_owned(),
-            spec: package.to_yaml(),
+            parameters: package.parameters(),
+            spec: package.text(),
             tags: draft.tags.clone(),
         })
     }
@@ -143,16 +144,22 @@ impl Service {
         &self,
         draft: &Draft,
         version_tags: BTreeMap<String, String>,
-        package: &Package,
-    ) -> Result<pipelines::Pipeline> {
+        package: &Template,
+    ) -> Result<(pipelines::Pipeline, versions::Version)> {
         let pipeline = Self::pipeline(draft)?;
+        package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
         let version = Draft { tags: version_tags, ..draft.clone() };
         let version = Self::version(&version, pipeline.id.clone(), package)?;
         let mut tx = self.0.db.write().await?;
         pipelines::insert(&mut tx, &pipeline, "already exists").await?;
         versions::insert(&mut tx, &version).await?;
         tx.commit().await?;
-        Ok(pipeline)
+        Ok((pipeline, version))
+    }
+
+    /// Kubernetes namespace that stands for a pipeline's.
+    fn namespace<'a>(&'a self, pipeline: &'a pipelines::Pipeline) -> &'a str {
+        if pipeline.namespace.is_empty() { &self.0.namespace } else { &pipeline.namespace }
     }
 
     /// Stores another version of a pipeline.
@@ -163,11 +170,12 @@ impl Service {
         &self,
         pipeline_id: &str,
         draft: &Draft,
-        package: &Package,
+        package: &Template,
     ) -> Result<versions::Version> {
         let version = Self::version(draft, pipeline_id.to_owned(), package)?;
         let mut tx = self.0.db.write().await?;
-        pipelines::get(&mut tx, pipeline_id).await?;
+        let pipeline = pipelines::get(&mut tx, pipeline_id).await?;
+        package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
         versions::insert(&mut tx, &version).await?;
         tx.commit().await?;
         Ok(version)
@@ -190,65 +198,72 @@ impl Service {
         Ok(shown(pipeline))
     }
 
-    async fn create_from_url(&self, request: v2::CreatePipelineAndVersionRequest) -> Result<v2::Pipeline> {
-        let given = required(request.pipeline, "pipeline")?;
-        let version = request
-            .pipeline_version
-            .ok_or_else(|| Error::invalid("Failed to create a pipeline version. Pipeline version is nil"))?;
-        let url = Self::package_url(&version)?;
+    /// Stores a pipeline and its first version from the package at `draft.package_url`, whose file name is the name when
+    /// there is no other.
+    ///
+    /// # Errors
+    /// As [`Service::create_both`]; code 3 for URLs that are refused, 13 when the download fails.
+    pub async fn create_from_url(
+        &self,
+        mut draft: Draft,
+        version_tags: BTreeMap<String, String>,
+    ) -> Result<(pipelines::Pipeline, versions::Version)> {
         let refused =
             |url: &str, status: &str| format!("error fetching pipeline spec from {url} - request returned {status}");
-        let (bytes, file) = fetch::fetch(&self.0.urls, &url, refused).await?;
-        let package = read_package(&bytes, &file)?;
-        let (mut name, display_name) = (given.name, given.display_name);
-        if name.is_empty() && display_name.is_empty() {
-            name = file;
+        let (bytes, file) = fetch::fetch(&self.0.urls, url_of(&draft)?, refused).await?;
+        let package = Template::from_file(&bytes, &file)?;
+        if draft.name.is_empty() && draft.display_name.is_empty() {
+            draft.name = file;
         }
-        let draft = Draft {
-            name,
-            display_name,
-            description: given.description,
-            namespace: given.namespace,
-            tags: given.tags,
-            code_source_url: version.code_source_url,
-            package_url: url,
-        };
-        Ok(shown(self.create_both(&draft, version.tags, &package).await?))
+        self.create_both(&draft, version_tags, &package).await
     }
 
-    fn package_url(version: &v2::PipelineVersion) -> Result<String> {
-        let Some(url) = &version.package_url else {
-            return Err(Error::invalid("Failed to create a pipeline version. Package URL is nil"));
-        };
-        if url.pipeline_url.is_empty() {
-            return Err(Error::invalid("Failed to create a pipeline version. Package URL is empty"));
-        }
-        Ok(url.pipeline_url.clone())
-    }
-
-    async fn version_from_url(&self, request: v2::CreatePipelineVersionRequest) -> Result<v2::PipelineVersion> {
-        let given = request
-            .pipeline_version
-            .ok_or_else(|| Error::invalid("Failed to create a pipeline version. Pipeline version is nil"))?;
-        let url = Self::package_url(&given)?;
-        if request.pipeline_id.is_empty() || given.pipeline_id.is_empty() {
+    /// Stores another version of a pipeline from the package at `draft.package_url`.
+    ///
+    /// # Errors
+    /// As [`Service::create_version`]; code 3 for URLs that are refused, 13 when the download fails.
+    pub async fn create_version_from_url(&self, pipeline_id: &str, draft: &Draft) -> Result<versions::Version> {
+        let url = url_of(draft)?;
+        if pipeline_id.is_empty() {
             return Err(Error::invalid("Failed to create a pipeline version. Parent pipeline id is empty"));
         }
         let refused = |url: &str, status: &str| {
             format!("Failed to fetch pipeline spec with url: {url}. Request returned {status}")
         };
-        let (bytes, file) = fetch::fetch(&self.0.urls, &url, refused).await?;
-        let package = read_package(&bytes, &file)?;
+        let (bytes, file) = fetch::fetch(&self.0.urls, url, refused).await?;
+        let package = Template::from_file(&bytes, &file)?;
+        self.create_version(pipeline_id, draft, &package).await
+    }
+
+    async fn create_and_version(&self, request: v2::CreatePipelineAndVersionRequest) -> Result<v2::Pipeline> {
+        let given = required(request.pipeline, "pipeline")?;
+        let version = request.pipeline_version.ok_or_else(no_version)?;
+        let draft = Draft {
+            name: given.name,
+            display_name: given.display_name,
+            description: given.description,
+            namespace: given.namespace,
+            tags: given.tags,
+            code_source_url: version.code_source_url,
+            package_url: version.package_url.ok_or_else(no_url)?.pipeline_url,
+        };
+        Ok(shown(self.create_from_url(draft, version.tags).await?.0))
+    }
+
+    async fn create_another(&self, request: v2::CreatePipelineVersionRequest) -> Result<v2::PipelineVersion> {
+        let given = request.pipeline_version.ok_or_else(no_version)?;
+        // Both have to be there.
+        let parent = if request.pipeline_id.is_empty() { "" } else { given.pipeline_id.as_str() };
         let draft = Draft {
             name: given.name,
             display_name: given.display_name,
             description: given.description,
             tags: given.tags,
             code_source_url: given.code_source_url,
-            package_url: url,
+            package_url: given.package_url.ok_or_else(no_url)?.pipeline_url,
             ..Draft::default()
         };
-        Ok(shown_version(self.create_version(&given.pipeline_id, &draft, &package).await?))
+        Ok(shown_version(self.create_version_from_url(parent, &draft).await?))
     }
 
     async fn get(&self, id: &str) -> Result<v2::Pipeline> {
@@ -288,7 +303,7 @@ impl Service {
         Ok(shown(pipeline))
     }
 
-    async fn delete(&self, id: &str, cascade: bool) -> Result<()> {
+    pub(super) async fn delete(&self, id: &str, cascade: bool) -> Result<()> {
         let mut tx = self.0.db.write().await?;
         pipelines::get(&mut tx, id).await?;
         if !cascade && let Some(version) = versions::any(&mut tx, id).await? {
@@ -306,23 +321,42 @@ impl Service {
         Ok(shown_version(versions::get(&mut tx, id).await?))
     }
 
+    /// One page of a pipeline's versions.
+    ///
+    /// # Errors
+    /// Code 3 without a pipeline, 5 when there is no such pipeline.
+    pub(super) async fn version_page(
+        tx: &mut Tx,
+        pipeline_id: &str,
+        options: &list::Options,
+    ) -> Result<list::Page<versions::Version>> {
+        if pipeline_id.is_empty() {
+            return Err(Error::invalid("Failed to list pipeline versions. Pipeline id cannot be empty"));
+        }
+        let page = versions::list(tx, pipeline_id, options).await?;
+        // An unknown pipeline is told apart from one without versions only when the page is empty.
+        if page.items.is_empty() {
+            pipelines::get(tx, pipeline_id).await?;
+        }
+        Ok(page)
+    }
+
     async fn list_versions(
         &self,
         request: v2::ListPipelineVersionsRequest,
     ) -> Result<v2::ListPipelineVersionsResponse> {
-        if request.pipeline_id.is_empty() {
-            return Err(Error::invalid("Failed to list pipeline versions. Pipeline id cannot be empty"));
-        }
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &versions::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let page = versions::list(&mut tx, &request.pipeline_id, &options).await?;
-        // An unknown pipeline is told apart from one without versions only when the page is empty.
-        if page.items.is_empty() {
-            pipelines::get(&mut tx, &request.pipeline_id).await?;
-        }
+        let page = Self::version_page(&mut tx, &request.pipeline_id, &options).await?;
+        let ids: Vec<String> = page.items.iter().map(|version| version.id.clone()).collect();
+        let mut specs = versions::specs(&mut tx, &ids).await?;
+        let shown = page.items.into_iter().map(|version| {
+            let spec = specs.remove(&version.id).unwrap_or_default();
+            shown_version(versions::Version { spec, ..version })
+        });
         Ok(v2::ListPipelineVersionsResponse {
-            pipeline_versions: page.items.into_iter().map(shown_version).collect(),
+            pipeline_versions: shown.collect(),
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -341,7 +375,7 @@ impl Service {
         Ok(shown_version(version))
     }
 
-    async fn delete_version(&self, id: &str) -> Result<()> {
+    pub(super) async fn delete_version(&self, id: &str) -> Result<()> {
         let mut tx = self.0.db.write().await?;
         versions::delete(&mut tx, id).await?;
         tx.commit().await
@@ -362,7 +396,7 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<v2::CreatePipelineAndVersionRequest>,
     ) -> Answer<v2::Pipeline> {
-        let done = self.create_from_url(request.into_inner()).await;
+        let done = self.create_and_version(request.into_inner()).await;
         answer(done.wrap(|| "Failed to create a pipeline and a pipeline version".to_owned()))
     }
 
@@ -400,7 +434,7 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<v2::CreatePipelineVersionRequest>,
     ) -> Answer<v2::PipelineVersion> {
-        let done = self.version_from_url(request.into_inner()).await;
+        let done = self.create_another(request.into_inner()).await;
         answer(done.wrap(|| "Failed to create a pipeline version".to_owned()))
     }
 

@@ -1,66 +1,47 @@
-//! `RecurringRunService`: rows beside ScheduledWorkflow objects, which a controller turns into runs.
+//! `RecurringRunService` of v2beta1, and what both API versions do with recurring runs that exist.
 
-use kfp_compiler::RunRequest;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use v2::recurring_run_service_server::RecurringRunService;
 
-use super::runs::{Source, experiment_of, inline, referenced};
+use super::schedules::{Draft, cron_trigger, kube_error, periodic_trigger};
+use super::sources::{Inline, Origin};
 use super::{
-    Answer, Handle, answer, paging, parameters_json, plugins_json, plugins_shown, required, runtime_config,
-    spec_struct, stored_parameters, to_the_end,
+    Answer, Handle, answer, paging, parameters_json, plugins_json, plugins_shown, required, runtime_config, shown_spec,
 };
 use crate::domain::nodes::text;
 use crate::domain::state::timestamp;
-use crate::domain::{cron, names};
 use crate::error::{Error, Result, Wrap as _};
+use crate::store::list::Page;
 use crate::store::specs::Specs;
-use crate::store::{experiments, jobs, list, now};
+use crate::store::{Tx, experiments, jobs, list, now};
 use crate::workflows::cluster::{Failure, Kind, Propagation};
-use crate::workflows::submit::compiler_error;
 
 /// Serves recurring runs.
 #[derive(Clone, Debug)]
 pub struct Service(pub Handle);
 
-/// Length of the generated part's prefix; Kubernetes adds to it, and controllers add to that.
-const NAME_LENGTH: usize = 25;
-
-fn seconds(time: Option<prost_types::Timestamp>) -> Option<i64> {
-    time.map(|time| time.seconds).filter(|seconds| *seconds != 0)
-}
-
 fn trigger(given: Option<v2::Trigger>) -> Result<jobs::Trigger> {
     use v2::trigger::Trigger as T;
     match given.and_then(|trigger| trigger.trigger) {
         None => Ok(jobs::Trigger::default()),
-        Some(T::CronSchedule(schedule)) => {
-            cron::check(&schedule.cron).map_err(|error| {
-                Error::invalid(format!(
-                    "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {error}"
-                ))
-            })?;
-            Ok(jobs::Trigger {
-                cron_start: seconds(schedule.start_time),
-                cron_end: seconds(schedule.end_time),
-                cron: schedule.cron,
-                ..jobs::Trigger::default()
-            })
+        Some(T::CronSchedule(by)) => cron_trigger((by.start_time, by.end_time), by.cron),
+        Some(T::PeriodicSchedule(by)) => periodic_trigger((by.start_time, by.end_time), by.interval_second),
+    }
+}
+
+#[allow(deprecated)] // Older clients name only the version.
+fn origin(source: Option<v2::recurring_run::PipelineSource>) -> Origin {
+    use v2::recurring_run::PipelineSource as S;
+    match source {
+        Some(S::PipelineVersionReference(by)) => {
+            Origin { version_id: by.pipeline_version_id, pipeline_id: by.pipeline_id, inline: None }
         }
-        Some(T::PeriodicSchedule(schedule)) => {
-            if schedule.interval_second < 1 {
-                return Err(Error::invalid(format!(
-                    "Found invalid period schedule interval {}. Set at interval to least 1 second",
-                    schedule.interval_second
-                )));
-            }
-            Ok(jobs::Trigger {
-                periodic_start: seconds(schedule.start_time),
-                periodic_end: seconds(schedule.end_time),
-                interval: schedule.interval_second,
-                ..jobs::Trigger::default()
-            })
+        Some(S::PipelineVersionId(id)) => Origin::version(&id),
+        Some(S::PipelineSpec(spec)) => {
+            Origin { inline: Some(Inline::Json(kfp_core::ir::struct_to_json(&spec))), ..Origin::default() }
         }
+        None => Origin::default(),
     }
 }
 
@@ -84,50 +65,20 @@ fn trigger_shown(trigger: jobs::Trigger) -> v2::Trigger {
     v2::Trigger { trigger: inner }
 }
 
-fn trigger_json(trigger: &jobs::Trigger) -> Value {
-    let time = |seconds: Option<i64>| {
-        let time = chrono::DateTime::from_timestamp(seconds?, 0)?;
-        Some(time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
-    };
-    let mut schedule = Map::new();
-    let (kind, start, end) = if !trigger.cron.is_empty() {
-        schedule.insert("cron".to_owned(), json!(trigger.cron));
-        ("cronSchedule", trigger.cron_start, trigger.cron_end)
-    } else if trigger.interval > 0 {
-        schedule.insert("intervalSecond".to_owned(), json!(trigger.interval));
-        ("periodicSchedule", trigger.periodic_start, trigger.periodic_end)
-    } else {
-        return json!({});
-    };
-    for (key, value) in [("startTime", time(start)), ("endTime", time(end))] {
-        if let Some(value) = value {
-            schedule.insert(key.to_owned(), json!(value));
-        }
-    }
-    json!({kind: schedule})
-}
-
-/// Prefix of the ScheduledWorkflow's name.
-fn generate_name(display_name: &str) -> String {
-    let clean: String = display_name
-        .to_lowercase()
-        .chars()
-        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')
-        .collect();
-    // Kubernetes refuses names that begin with a dash.
-    let clean: String = clean.trim_start_matches('-').chars().take(NAME_LENGTH).collect();
-    if clean.is_empty() { "job-".to_owned() } else { clean }
-}
-
-fn shown(job: jobs::Job, spec: Option<prost_types::Struct>) -> v2::RecurringRun {
+/// A recurring run for the API; `specs` are looked at only when it was not made from a pipeline.
+fn shown(job: jobs::Job, specs: Option<&Specs>) -> v2::RecurringRun {
     use v2::recurring_run::{Mode, PipelineSource, Status};
     let source = if job.pipeline_id.is_empty() && job.version_id.is_empty() {
-        spec.map(PipelineSource::PipelineSpec)
+        shown_spec(specs).map(|spec| spec.map(PipelineSource::PipelineSpec))
     } else {
-        Some(PipelineSource::PipelineVersionReference(v2::PipelineVersionReference {
+        Ok(Some(PipelineSource::PipelineVersionReference(v2::PipelineVersionReference {
             pipeline_id: job.pipeline_id,
             pipeline_version_id: job.version_id,
-        }))
+        })))
+    };
+    let (pipeline_source, error) = match source {
+        Ok(source) => (source, None),
+        Err(error) => (None, Some(error.to_rpc())),
     };
     let (mode, status) = if job.enabled { (Mode::Enable, Status::Enabled) } else { (Mode::Disable, Status::Disabled) };
     v2::RecurringRun {
@@ -137,204 +88,91 @@ fn shown(job: jobs::Job, spec: Option<prost_types::Struct>) -> v2::RecurringRun 
         recurring_run_id: job.id,
         display_name: job.display_name,
         description: job.description,
-        pipeline_source: source,
+        pipeline_source,
         service_account: job.service_account,
         max_concurrency: job.max_concurrency,
         mode: mode as i32,
         status: status as i32,
         created_at: Some(timestamp(job.created_at)),
         updated_at: Some(timestamp(job.updated_at)),
-        error: None,
+        error,
         no_catchup: job.no_catchup,
         namespace: job.namespace,
         experiment_id: job.experiment_id,
     }
 }
 
-fn kube_error(message: String, failure: Failure) -> Error {
-    match failure {
-        Failure::NotFound(_) => Error::not_found_because(message, failure),
-        Failure::Unavailable(_) => Error::unavailable(message, failure),
-        _ => Error::internal(message, failure),
-    }
+/// Ids of those that were not made from a pipeline, whose spec is shown.
+fn inline(jobs: &[jobs::Job]) -> Vec<String> {
+    let unnamed = jobs.iter().filter(|job| job.pipeline_id.is_empty() && job.version_id.is_empty());
+    unnamed.map(|job| job.id.clone()).collect()
 }
 
 impl Service {
-    #[allow(deprecated)] // Older clients name only the version.
-    async fn create(&self, request: v2::CreateRecurringRunRequest) -> Result<v2::RecurringRun> {
-        use v2::recurring_run::PipelineSource;
+    async fn create_v2(&self, request: v2::CreateRecurringRunRequest) -> Result<v2::RecurringRun> {
         let given = required(request.recurring_run, "recurring_run")?;
         if given.display_name.is_empty() {
             return Err(Error::invalid("Recurring run's name cannot be empty"));
         }
-        names::length("RecurringRun.DisplayName", &given.display_name, 255)?;
-        if !(1..=10).contains(&given.max_concurrency) {
-            return Err(Error::invalid(format!(
-                "Max concurrency of a recurring run must be at least 1 and at most 10. Received {}",
-                given.max_concurrency
-            )));
-        }
-        let enabled = given.mode() == v2::recurring_run::Mode::Enable;
-        let trigger = trigger(given.trigger)?;
-        if !given.experiment_id.is_empty() && !given.namespace.is_empty() && given.namespace != self.0.namespace {
-            return Err(Error::invalid(format!(
-                "Experiment {} belongs to namespace '{}' instead of '{}'",
-                given.experiment_id, self.0.namespace, given.namespace
-            )));
-        }
-        let namespace = if given.namespace.is_empty() { self.0.namespace.clone() } else { given.namespace };
-        let experiment_id = experiment_of(&self.0, &given.experiment_id).await?;
-
-        let mut tx = self.0.db.read().await?;
-        let reference =
-            |id: &str| v2::PipelineVersionReference { pipeline_id: String::new(), pipeline_version_id: id.to_owned() };
-        let (source, pinned) = match &given.pipeline_source {
-            Some(PipelineSource::PipelineSpec(spec)) => (inline(spec), true),
-            Some(PipelineSource::PipelineVersionId(id)) => (referenced(&mut tx, &reference(id)).await, true),
-            Some(PipelineSource::PipelineVersionReference(by))
-                if by.pipeline_id.is_empty() && by.pipeline_version_id.is_empty() =>
-            {
-                return Err(Error::invalid("Cannot create a job with an empty pipeline ID"));
-            }
-            Some(PipelineSource::PipelineVersionReference(by)) => {
-                (referenced(&mut tx, by).await, !by.pipeline_version_id.is_empty())
-            }
-            None => return Err(Error::invalid("Cannot create a job with an empty pipeline ID")),
-        };
-        drop(tx);
-        let source = source.wrap(|| "Failed to create a recurring run due to error fetching manifest".to_owned())?;
-        let mut job = jobs::Job {
+        let draft = Draft {
+            enabled: given.mode() == v2::recurring_run::Mode::Enable,
             display_name: given.display_name,
-            namespace,
-            service_account: given.service_account,
             description: given.description,
+            namespace: given.namespace,
+            experiment_id: given.experiment_id,
+            service_account: given.service_account,
             max_concurrency: given.max_concurrency,
             no_catchup: given.no_catchup,
-            enabled,
-            experiment_id,
-            trigger,
-            pipeline_id: source.pipeline_id.clone(),
-            // Without a version, every tick takes the newest one.
-            version_id: if pinned { source.version_id.clone() } else { String::new() },
-            pipeline_name: source.name.clone(),
+            trigger: trigger(given.trigger)?,
+            origin: origin(given.pipeline_source),
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
-            conditions: "STATUS_UNSPECIFIED".to_owned(),
             plugins_input: plugins_json(&given.plugins_input),
-            ..jobs::Job::default()
+            ..Draft::default()
         };
-        let object = self.object(&mut job, &source, pinned)?;
-        let created = self.0.cluster.create(Kind::ScheduledWorkflow, &job.namespace, &object).await;
-        let created = created.map_err(|failure| {
-            kube_error(format!("Failed to create a scheduled workflow for ({})", job.display_name), failure)
-        })?;
-        text(&created, "/metadata/uid").clone_into(&mut job.id);
-        text(&created, "/metadata/name").clone_into(&mut job.name);
-        job.created_at = now();
-        job.updated_at = job.created_at;
-        let spec = if pinned { source.text.as_str() } else { "" };
-        if let Err(error) = self.store(&job, spec).await {
-            let gone =
-                self.0.cluster.delete(Kind::ScheduledWorkflow, &job.namespace, &job.name, Propagation::Default).await;
-            if let Err(failure) = gone {
-                tracing::warn!(schedule = %job.name, %failure, "cannot delete the schedule of a failed creation");
-            }
-            return Err(error);
-        }
-        tracing::info!(recurring_run = %job.id, schedule = %job.name, "recurring run created");
-        let shown_spec = if source.version_id.is_empty() { Some(spec_struct(&source.text)?) } else { None };
-        Ok(shown(job, shown_spec))
-    }
-
-    async fn store(&self, job: &jobs::Job, spec: &str) -> Result<()> {
-        let mut tx = self.0.db.write().await?;
-        experiments::get(&mut tx, &job.experiment_id).await?;
-        let specs = Specs { pipeline: spec.to_owned(), ..Specs::default() };
-        jobs::insert(&mut tx, job, &specs).await?;
-        tx.commit().await
-    }
-
-    /// The ScheduledWorkflow; fills in the effective service account of a pinned job.
-    fn object(&self, job: &mut jobs::Job, source: &Source, pinned: bool) -> Result<Value> {
-        let values: Map<String, Value> = stored_parameters(&job.runtime_parameters, "")?.into_iter().collect();
-        let parameters: Vec<Value> =
-            values.iter().map(|(name, value)| json!({"name": name, "value": value.to_string()})).collect();
-        let mut workflow = json!({"parameters": parameters});
-        if pinned {
-            let request = RunRequest {
-                namespace: Some(job.namespace.clone()),
-                service_account: job.service_account.clone(),
-                parameters: Some(values),
-                pipeline_root: job.pipeline_root.clone(),
-                ..RunRequest::default()
-            };
-            let compiled = kfp_compiler::compile_recurring_run(&source.package, &request, &self.0.compiler)
-                .map_err(|error| compiler_error(&error).wrap("Failed to generate the scheduled workflow"))?;
-            text(&compiled, "/spec/serviceAccountName").clone_into(&mut job.service_account);
-            workflow["spec"] = json!(compiled.to_string());
-        } else {
-            kfp_compiler::inputs::validate(&source.package, Some(&values)).map_err(|error| compiler_error(&error))?;
-            workflow["pipelineRoot"] = json!(job.pipeline_root);
-        }
-        let mut spec = json!({
-            "enabled": job.enabled, "maxConcurrency": job.max_concurrency, "noCatchup": job.no_catchup,
-            "trigger": trigger_json(&job.trigger), "experimentId": job.experiment_id, "workflow": workflow,
-        });
-        for (key, value) in [
-            ("pipelineId", &job.pipeline_id),
-            ("pipelineName", &job.pipeline_name),
-            ("pipelineVersionId", &job.version_id),
-            ("serviceAccount", &job.service_account),
-        ] {
-            if !value.is_empty() {
-                spec[key] = json!(value);
-            }
-        }
-        if !job.plugins_input.is_empty() {
-            spec["pluginsInput"] = serde_json::from_str(&job.plugins_input).unwrap_or_default();
-        }
-        Ok(json!({
-            "apiVersion": "kubeflow.org/v1beta1", "kind": "ScheduledWorkflow",
-            "metadata": {"generateName": generate_name(&job.display_name), "namespace": job.namespace}, "spec": spec,
-            // The CRD requires it.
-            "status": {},
-        }))
+        let (job, specs) = self.schedule(draft).await?;
+        Ok(shown(job, Some(&specs)))
     }
 
     async fn get(&self, id: &str) -> Result<v2::RecurringRun> {
         let mut tx = self.0.db.read().await?;
         let job = jobs::get(&mut tx, id).await?;
-        if !job.pipeline_id.is_empty() || !job.version_id.is_empty() {
-            return Ok(shown(job, None));
+        let specs = jobs::specs_of(&mut tx, &inline(std::slice::from_ref(&job))).await?;
+        Ok(shown(job, specs.get(id)))
+    }
+
+    /// One page of an experiment's recurring runs, or of all.
+    ///
+    /// # Errors
+    /// Code 5 when there is no such experiment.
+    pub(super) async fn page(tx: &mut Tx, experiment_id: &str, options: &list::Options) -> Result<Page<jobs::Job>> {
+        let scope = if experiment_id.is_empty() { vec![] } else { vec![("ExperimentUUID", experiment_id.into())] };
+        let page = jobs::list(tx, &scope, options).await?;
+        // Only an empty page needs to know whether the experiment exists at all.
+        if page.items.is_empty() && !experiment_id.is_empty() {
+            experiments::get(tx, experiment_id).await?;
         }
-        let spec = jobs::specs(&mut tx, id).await?.pipeline;
-        match spec_struct(&spec) {
-            Ok(spec) => Ok(shown(job, Some(spec))),
-            Err(error) => Ok(v2::RecurringRun { error: Some(error.to_rpc()), ..shown(job, None) }),
-        }
+        Ok(page)
     }
 
     async fn list(&self, request: v2::ListRecurringRunsRequest) -> Result<v2::ListRecurringRunsResponse> {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &jobs::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let scope = if request.experiment_id.is_empty() {
-            vec![]
-        } else {
-            vec![("ExperimentUUID", (&request.experiment_id).into())]
-        };
-        let page = jobs::list(&mut tx, &scope, &options).await?;
-        if page.items.is_empty() && !request.experiment_id.is_empty() {
-            experiments::get(&mut tx, &request.experiment_id).await?;
-        }
+        let page = Self::page(&mut tx, &request.experiment_id, &options).await?;
+        let specs = jobs::specs_of(&mut tx, &inline(&page.items)).await?;
+        let recurring_runs = page.items.into_iter().map(|job| {
+            let specs = specs.get(&job.id);
+            shown(job, specs)
+        });
         Ok(v2::ListRecurringRunsResponse {
-            recurring_runs: page.items.into_iter().map(|job| shown(job, None)).collect(),
+            recurring_runs: recurring_runs.collect(),
             total_size: page.total,
             next_page_token: page.next,
         })
     }
 
-    async fn set_enabled(&self, id: &str, enabled: bool) -> Result<()> {
+    pub(super) async fn set_enabled(&self, id: &str, enabled: bool) -> Result<()> {
         let mut tx = self.0.db.read().await?;
         let job = jobs::get(&mut tx, id).await?;
         drop(tx);
@@ -356,7 +194,7 @@ impl Service {
         tx.commit().await
     }
 
-    async fn delete(&self, id: &str, how: Propagation) -> Result<()> {
+    pub(super) async fn delete(&self, id: &str, how: Propagation) -> Result<()> {
         let mut tx = self.0.db.read().await?;
         let job = jobs::get(&mut tx, id).await?;
         drop(tx);
@@ -378,8 +216,7 @@ impl RecurringRunService for Service {
         &self,
         request: tonic::Request<v2::CreateRecurringRunRequest>,
     ) -> Answer<v2::RecurringRun> {
-        let (service, given) = (self.clone(), request.into_inner());
-        let created = to_the_end(async move { service.create(given).await }).await;
+        let created = self.create_v2(request.into_inner()).await;
         answer(created.wrap(|| "Failed to create a recurring run".to_owned()))
     }
 
@@ -415,22 +252,5 @@ impl RecurringRunService for Service {
             P::Orphan => Propagation::Orphan,
         };
         answer(self.delete(&request.recurring_run_id, how).await.wrap(|| "Failed to delete a recurring run".to_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn schedule_names_are_what_kubernetes_accepts() {
-        for (given, expected) in [
-            ("My Job #1", "myjob1"),
-            ("--x", "x"),
-            ("!!!", "job-"),
-            ("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxy"),
-        ] {
-            assert_eq!(generate_name(given), expected);
-        }
     }
 }

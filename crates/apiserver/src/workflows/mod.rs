@@ -2,4 +2,4 @@
 
 pub mod cluster;
 pub mod fetch;
-pub mod submit;
+pub mod template;

@@ -281,8 +281,9 @@ fn apiserver_options(
     rest: std::net::TcpListener,
     grpc: std::net::TcpListener,
 ) -> Result<kfp_apiserver::Options, Error> {
-    // Nothing of this machine's environment may change what the platform is.
-    let config = kfp_apiserver::config::Config::new(serde_json::Value::Null, BTreeMap::new());
+    // Nothing of this machine's environment may change what the platform is, save where pipelines may be downloaded from.
+    let environment = std::env::vars().filter(|(name, _)| name.starts_with("PIPELINE_URL_")).collect();
+    let config = kfp_apiserver::config::Config::new(serde_json::Value::Null, environment);
     let mut options = kfp_apiserver::Options::from_config(&config).map_err(failed("API server"))?;
     options.database = kfp_apiserver::options::Database::Sqlite(data.join("mlpipeline.db"));
     options.kube = Some(kube);

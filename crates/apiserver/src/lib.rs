@@ -6,6 +6,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod http;
+pub mod metrics;
 pub mod options;
 mod server;
 pub mod services;
@@ -15,7 +16,7 @@ pub mod workflows;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kfp_core::shutdown::CancellationToken;
+use kfp_core::shutdown::{CancellationToken, TaskTracker};
 
 pub use options::Options;
 
@@ -62,6 +63,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         rules,
         archive,
         objects,
+        count_handlers,
+        samples,
+        sample_tags,
+        visualizations,
+        retention,
     } = options;
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
@@ -77,10 +83,41 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let http = http_listener.local_addr().unwrap_or(http_address);
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
     tracing::info!(%http, %grpc, database = %path.display(), %namespace, "API server starts");
-    let app = Arc::new(services::App { db: db.clone(), cluster, compiler, namespace, grace_seconds, urls, rules });
+    let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
+    let app = Arc::new(services::App {
+        db: db.clone(),
+        cluster,
+        compiler,
+        namespace,
+        grace_seconds,
+        urls,
+        rules,
+        metrics,
+        visualizations,
+    });
+    if let Some(list) = samples {
+        services::samples::load(&app, &list, &sample_tags).await?;
+    }
+    let work = TaskTracker::new();
+    work.spawn(follow_upgrade(app.clone(), shutdown.clone()));
+    if retention.is_limited() {
+        work.spawn(services::upkeep::collect(app.clone(), retention, shutdown.clone()));
+    }
+    work.close();
     let settings = http::Settings { commit, tag, archive, objects };
     let done = server::serve(&app, settings, http_listener, grpc_listener, &shutdown).await;
+    shutdown.cancel();
+    work.wait().await;
     db.close().await;
     tracing::info!("API server stopped");
     done
+}
+
+/// Brings the schedules that exist up to what this version compiles.
+async fn follow_upgrade(app: services::Handle, shutdown: CancellationToken) {
+    match services::upkeep::reconcile(&app, &shutdown).await {
+        Ok(0) => {}
+        Ok(updated) => tracing::info!(updated, "scheduled workflows follow the settings of this server"),
+        Err(error) => tracing::warn!(%error, "cannot bring all scheduled workflows up to date"),
+    }
 }

@@ -1,11 +1,16 @@
 //! Flags and configuration of the API server, as one typed value.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use kfp_core::flags::Flags;
+use kfp_core::objects::Session;
 
 use crate::config::{self, Config};
+use crate::services::samples;
+use crate::services::upkeep::Retention;
+use crate::services::v1::visualizations;
 
 /// Where the API server keeps its rows.
 #[derive(Clone, Debug)]
@@ -47,6 +52,16 @@ pub struct Options {
     pub archive: Archive,
     /// Where artifacts and archived logs are read from.
     pub objects: Objects,
+    /// Whether calls are counted by handler, besides the counts that gRPC servers keep (`--collectMetricsFlag`).
+    pub count_handlers: bool,
+    /// File that lists the sample pipelines (`--sampleconfig`).
+    pub samples: Option<PathBuf>,
+    /// Their tags (`MANAGED_PIPELINES_UPLOAD_TAGS`).
+    pub sample_tags: BTreeMap<String, String>,
+    /// Address of the visualization server.
+    pub visualizations: Option<String>,
+    /// How long runs are kept.
+    pub retention: Retention,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -59,12 +74,44 @@ pub struct Archive {
 }
 
 /// The installation's bucket (`ObjectStoreConfig.*`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Objects {
     /// Bucket name.
     pub bucket: String,
     /// Directory that stands for every bucket (`KFP_OBJECT_STORE_DIR`); used on one machine.
     pub directory: Option<PathBuf>,
+    /// How the bucket is reached otherwise, with its keys.
+    pub session: Session,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The session holds secrets.
+        f.debug_struct("Objects")
+            .field("bucket", &self.bucket)
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// S3 session of the installation's bucket; without keys the environment's are used.
+fn session(config: &Config) -> Result<Session, config::Error> {
+    let get = |key: &str| config.text(&format!("ObjectStoreConfig.{key}"), "");
+    let (host, port) = (get("Host"), get("Port"));
+    let endpoint = if port.is_empty() { host } else { format!("{host}:{port}") };
+    let secure = config.bool("ObjectStoreConfig.Secure", false)?;
+    let region = config.text("ObjectStoreConfig.Region", "us-east-1");
+    let settings = [
+        ("endpoint", endpoint),
+        ("region", region),
+        ("disableSSL", (!secure).to_string()),
+        ("forcePathStyle", "true".to_owned()),
+        ("accessKey", get("AccessKey")),
+        ("secretKey", get("SecretAccessKey")),
+    ];
+    let params = settings.into_iter().filter(|(_, value)| !value.is_empty());
+    let params = params.map(|(name, value)| (name.to_owned(), value)).collect();
+    Ok(Session { provider: "s3".to_owned(), params })
 }
 
 /// Why the options cannot be used.
@@ -128,13 +175,12 @@ impl Options {
                 return Err(Error::Unsupported(format!("flag --{flag}")));
             }
         }
-        if !values.text("sampleconfig").is_empty() {
-            tracing::warn!(file = %values.text("sampleconfig"), "loading samples is not supported yet; none are loaded");
-        }
         let config = Config::load(values.text("config"))?;
         let mut options = Self::from_config(&config)?;
         options.http_address = address("httpPortFlag", values.text("httpPortFlag"))?;
         options.grpc_address = address("rpcPortFlag", values.text("rpcPortFlag"))?;
+        options.count_handlers = values.bool("collectMetricsFlag");
+        options.samples = Some(values.text("sampleconfig")).filter(|file| !file.is_empty()).map(PathBuf::from);
         Ok(options)
     }
 
@@ -174,7 +220,14 @@ impl Options {
             objects: Objects {
                 bucket: config.text("ObjectStoreConfig.BucketName", "mlpipeline"),
                 directory: env("KFP_OBJECT_STORE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+                session: session(config)?,
             },
+            count_handlers: true,
+            samples: None,
+            sample_tags: samples::tags(&config.text("MANAGED_PIPELINES_UPLOAD_TAGS", ""))
+                .map_err(|text| Error::Flag(format!("MANAGED_PIPELINES_UPLOAD_TAGS: {text}")))?,
+            visualizations: visualizations::server(config),
+            retention: Retention::from_config(config)?,
         })
     }
 }

@@ -10,16 +10,16 @@ use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
-use crate::services::v1::Auth;
+use crate::services::v1::{Auth, visualizations};
 use crate::services::{Handle, experiments, pipelines, recurring_runs, reports, runs, tasks};
-use crate::{Error, http};
+use crate::{Error, http, metrics};
 
 /// Workflows and pipelines may be large; upstream sets no limit either.
 const MESSAGE_LIMIT: usize = i32::MAX as usize;
 /// How long open requests may take after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Packages whose services have REST routes.
-const PACKAGES: [&str; 2] = ["kubeflow.pipelines.backend.api.v2beta1", "api"];
+pub(crate) const PACKAGES: [&str; 2] = ["kubeflow.pipelines.backend.api.v2beta1", "api"];
 
 /// Names the method in the answers of services and methods that are not built, which say nothing by themselves.
 async fn name_unimplemented(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
@@ -36,6 +36,17 @@ async fn name_unimplemented(request: axum::extract::Request, next: axum::middlew
     response
 }
 
+/// Names of the services that are served: those of the packages, without those that upstream declares and never serves.
+fn served() -> impl Iterator<Item = String> {
+    let unserved = ["HealthzService", "DummyFilterService"];
+    let known = kfp_proto::POOL.services().filter(move |service| {
+        PACKAGES.contains(&service.package_name())
+            && !unserved.contains(&service.name())
+            && service.full_name() != "kubeflow.pipelines.backend.api.v2beta1.VisualizationService"
+    });
+    known.map(|service| service.full_name().to_owned()).chain(["grpc.health.v1.Health".to_owned()])
+}
+
 /// All gRPC services.
 ///
 /// # Errors
@@ -49,9 +60,10 @@ pub async fn routes(app: &Handle) -> Result<Routes, Error> {
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let all = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(kfp_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        served().fold(all, tonic_reflection::server::Builder::with_service_name)
     };
     let mut routes = Routes::builder();
     routes
@@ -77,10 +89,15 @@ pub async fn routes(app: &Handle) -> Result<Routes, Error> {
         .add_service(serve!(api::job_service_server::JobServiceServer<_>, recurring_runs::Service(app.clone())))
         .add_service(serve!(api::pipeline_service_server::PipelineServiceServer<_>, pipelines::Service(app.clone())))
         .add_service(serve!(api::run_service_server::RunServiceServer<_>, runs::Service(app.clone())))
+        .add_service(serve!(
+            api::visualization_service_server::VisualizationServiceServer<_>,
+            visualizations::Service(app.clone())
+        ))
         .add_service(health)
         .add_service(reflection().build_v1().map_err(|error| Error::Wiring(error.to_string()))?)
         .add_service(reflection().build_v1alpha().map_err(|error| Error::Wiring(error.to_string()))?);
-    let router = routes.routes().into_axum_router().layer(axum::middleware::from_fn(name_unimplemented));
+    let observe = axum::middleware::from_fn_with_state(app.metrics.clone(), metrics::observe);
+    let router = routes.routes().into_axum_router().layer(axum::middleware::from_fn(name_unimplemented)).layer(observe);
     Ok(Routes::from(router))
 }
 
@@ -107,7 +124,8 @@ pub(crate) async fn serve(
     let routes = routes(app).await?;
     let rest = kfp_rest::Transcoder::new(&kfp_proto::POOL, &PACKAGES, routes.clone().into_axum_router())
         .map_err(|error| Error::Wiring(error.to_string()))?;
-    let router = http::router(app.clone(), settings, rest.into_router());
+    let document = http::openapi::complete(rest.openapi("Kubeflow Pipelines API", &settings.tag));
+    let router = http::router(app.clone(), settings, &document, rest.into_router());
 
     let tracker = TaskTracker::new();
     let stop = shutdown.child_token();

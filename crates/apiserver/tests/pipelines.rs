@@ -168,7 +168,6 @@ async fn unbuilt_and_unknown_paths_are_told_apart() {
     assert_eq!(server.get("/apis/v1beta1/healthz").await.ok()["multi_user"], false);
     server.get("/apis/v2beta1/nothing").await.fails(404, "Not Found");
     assert_eq!(server.get("/nothing").await.status, 404);
-    server.get("/apis/v1beta1/runs").await.fails(501, "api.RunService/ListRunsV1 is not implemented");
     server.get("/apis/v2beta1/filters").await.fails(501, "DummyFilterService/GetFilter is not implemented");
     assert_eq!(server.get("/apis/v1beta1/auth").await.ok(), json!({}));
     server.send("PUT", "/apis/v2beta1/pipelines", "application/json", vec![]).await.fails(501, "Method Not Allowed");

@@ -6,6 +6,7 @@
 //! Adding an RPC with its annotation to `proto/` is all that it takes to serve it.
 
 mod json;
+mod openapi;
 mod request;
 mod response;
 mod route;

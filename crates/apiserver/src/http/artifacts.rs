@@ -1,16 +1,16 @@
 //! Artifacts that Argo recorded for a node.
 
-use std::path::Component;
-
 use axum::extract::{Path, State as Extract};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use http::header;
+use kfp_core::objects::Opener;
 use serde_json::{Value, json};
 
 use super::{State, failure};
 use crate::domain::nodes::{pod_name, text};
 use crate::error::{Error, Result};
+use crate::metrics::READ_ARTIFACT;
 use crate::options::Objects;
 use crate::store::runs;
 
@@ -22,6 +22,7 @@ pub async fn read(
     Extract(state): Extract<State>,
     Path((run_id, node_id, artifact)): Path<(String, String, String)>,
 ) -> Response {
+    state.app.metrics.count(READ_ARTIFACT);
     match open(&state, &run_id, &node_id, &artifact).await {
         Ok(bytes) => {
             let data = base64::engine::general_purpose::STANDARD.encode(bytes);
@@ -39,7 +40,7 @@ pub async fn read(
     }
 }
 
-async fn open(state: &State, run_id: &str, node_id: &str, artifact: &str) -> Result<Vec<u8>> {
+async fn open(state: &State, run_id: &str, node_id: &str, artifact: &str) -> Result<bytes::Bytes> {
     let Some(name) = artifact.strip_suffix(":read") else {
         return Err(Error::not_found("path ending in", artifact));
     };
@@ -83,18 +84,17 @@ fn below(workflow: &Value, node: &Value, name: &str, depth: u32) -> Option<Strin
         .find_map(|child| below(workflow, child, name, depth - 1))
 }
 
-/// An object of the installation's bucket. Only the directory store exists so far.
-pub async fn bytes(objects: &Objects, key: &str) -> Result<Vec<u8>> {
-    let Some(directory) = &objects.directory else {
-        return Err(Error::unimplemented("reading objects from a remote bucket is not supported yet"));
+/// An object of the installation's bucket.
+pub async fn bytes(objects: &Objects, key: &str) -> Result<bytes::Bytes> {
+    let failed = |error: kfp_core::objects::Error| {
+        if error.is_missing() {
+            Error::not_found("object", key)
+        } else {
+            Error::internal(format!("cannot read object {key}"), error)
+        }
     };
-    let relative = std::path::Path::new(key.trim_start_matches('/'));
-    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(Error::invalid(format!("object key {key:?} is not a plain path")));
-    }
-    let path = directory.join(&objects.bucket).join(relative);
-    tokio::fs::read(&path).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found("object", key),
-        _ => Error::internal(format!("cannot read object {key}"), error),
-    })
+    let uri = format!("{}://{}/{}", objects.session.provider, objects.bucket, key.trim_start_matches('/'));
+    let opener = Opener { dir: objects.directory.clone(), ..Opener::default() };
+    let store = opener.open(&uri, Some(&objects.session).filter(|_| objects.directory.is_none())).await;
+    store.map_err(failed)?.get_bytes(&uri).await.map_err(failed)
 }

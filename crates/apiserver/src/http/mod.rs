@@ -3,11 +3,12 @@
 mod artifacts;
 mod health;
 mod logs;
+pub mod openapi;
 mod upload;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State as Extract};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -39,8 +40,10 @@ struct State {
     settings: Settings,
 }
 
-/// The router of the HTTP port. `rest` serves what has an `google.api.http` annotation.
-pub fn router(app: Handle, settings: Settings, rest: Router) -> Router {
+/// The router of the HTTP port. `document` describes it; `rest` serves what has an `google.api.http` annotation.
+pub fn router(app: Handle, settings: Settings, document: &serde_json::Value, rest: Router) -> Router {
+    let document: std::sync::Arc<str> = document.to_string().into();
+    let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) };
     let state = State { app, settings };
     let plain = Router::new()
         .route("/apis/v1beta1/pipelines/upload", any(upload::pipeline_v1))
@@ -53,6 +56,8 @@ pub fn router(app: Handle, settings: Settings, rest: Router) -> Router {
         .route("/apis/v2beta1/runs/{run_id}/nodes/{node_id}/log", get(logs::log))
         .route("/apis/v1beta1/runs/{run_id}/nodes/{node_id}/artifacts/{artifact}", get(artifacts::read))
         .route("/apis/v2beta1/runs/{run_id}/nodes/{node_id}/artifacts/{artifact}", get(artifacts::read))
+        .route("/metrics", get(counts))
+        .route(openapi::PATH, get(document))
         .with_state(state);
     plain
         .fallback(move |request: Request| {
@@ -93,6 +98,15 @@ async fn mark_empty_tags(request: Request, next: Next) -> Response {
         parts.headers.insert("x-clear-tags", HeaderValue::from_static("true"));
     }
     next.run(Request::from_parts(parts, Body::from(bytes))).await
+}
+
+/// What is counted, as Prometheus reads it.
+async fn counts(Extract(state): Extract<State>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match state.app.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => failure(&Error::internal("cannot write the metrics", error), "Failed to write the metrics"),
+    }
 }
 
 fn json(status: StatusCode, value: &serde_json::Value) -> Response {

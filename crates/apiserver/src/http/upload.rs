@@ -11,6 +11,7 @@ use tonic::Code;
 
 use super::{State, failure, failure_with, json};
 use crate::error::{Error, Result};
+use crate::metrics::{UPLOAD, UPLOAD_VERSION};
 use crate::services::pipelines::{Draft, Service, shown, shown_version};
 use crate::services::v1;
 use crate::store::{pipelines, versions};
@@ -154,13 +155,17 @@ async fn new_pipeline(
     query: &HashMap<String, String>,
     request: Request,
 ) -> std::result::Result<(pipelines::Pipeline, versions::Version), Response> {
+    let metrics = state.app.metrics.clone();
+    metrics.count(UPLOAD);
     let (bytes, name) = file(request).await.map_err(|error| failure(&error, "Failed to read pipeline from file"))?;
     let result = async {
         let package = Template::from_file(&bytes, &name)?;
         let draft = Draft { tags: tags(query)?, ..draft(query, &name) };
         Service(state.app).create_both(&draft, BTreeMap::new(), &package).await
     };
-    result.await.map_err(|error| refuse(&error, CREATE_BOTH))
+    let stored = result.await.map_err(|error| refuse(&error, CREATE_BOTH))?;
+    metrics.uploaded(true);
+    Ok(stored)
 }
 
 async fn new_version(
@@ -168,6 +173,8 @@ async fn new_version(
     query: &HashMap<String, String>,
     request: Request,
 ) -> std::result::Result<versions::Version, Response> {
+    let metrics = state.app.metrics.clone();
+    metrics.count(UPLOAD_VERSION);
     let (bytes, name) = file(request).await.map_err(|error| failure(&error, CREATE_VERSION))?;
     let result = async {
         let parent = query.get("pipelineid").filter(|id| !id.is_empty());
@@ -176,5 +183,7 @@ async fn new_version(
         let draft = Draft { tags: tags(query)?, ..draft(query, &name) };
         Service(state.app).create_version(parent, &draft, &package).await
     };
-    result.await.map_err(|error| refuse(&error, CREATE_VERSION))
+    let stored = result.await.map_err(|error| refuse(&error, CREATE_VERSION))?;
+    metrics.uploaded(false);
+    Ok(stored)
 }

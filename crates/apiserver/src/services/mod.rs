@@ -7,9 +7,11 @@ pub mod recurring_runs;
 pub mod reports;
 mod retry;
 pub mod runs;
+pub mod samples;
 pub mod schedules;
 pub mod sources;
 pub mod tasks;
+pub mod upkeep;
 pub mod v1;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 use crate::store::filter::Generation;
 use crate::store::specs::Specs;
 use crate::store::{Db, list};
@@ -41,6 +44,10 @@ pub struct App {
     pub urls: Policy,
     /// How Argo Workflows as pipelines are treated.
     pub rules: Rules,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Address of the visualization server.
+    pub visualizations: Option<String>,
 }
 
 impl App {

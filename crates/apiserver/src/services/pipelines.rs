@@ -181,7 +181,19 @@ impl Service {
         Ok(version)
     }
 
-    async fn create(&self, request: v2::CreatePipelineRequest) -> Result<v2::Pipeline> {
+    /// Stores a pipeline without a version.
+    ///
+    /// # Errors
+    /// Code 3 for bad names or tags, 6 when the name is taken.
+    pub async fn create(&self, draft: &Draft) -> Result<pipelines::Pipeline> {
+        let pipeline = Self::pipeline(draft)?;
+        let mut tx = self.0.db.write().await?;
+        pipelines::insert(&mut tx, &pipeline, "already exist").await?;
+        tx.commit().await?;
+        Ok(pipeline)
+    }
+
+    async fn create_v2(&self, request: v2::CreatePipelineRequest) -> Result<v2::Pipeline> {
         let given = required(request.pipeline, "pipeline")?;
         let draft = Draft {
             name: given.name,
@@ -191,11 +203,7 @@ impl Service {
             tags: given.tags,
             ..Draft::default()
         };
-        let pipeline = Self::pipeline(&draft)?;
-        let mut tx = self.0.db.write().await?;
-        pipelines::insert(&mut tx, &pipeline, "already exist").await?;
-        tx.commit().await?;
-        Ok(shown(pipeline))
+        Ok(shown(self.create(&draft).await?))
     }
 
     /// Stores a pipeline and its first version from the package at `draft.package_url`, whose file name is the name when
@@ -389,7 +397,7 @@ fn clears<T>(request: &tonic::Request<T>) -> bool {
 #[tonic::async_trait]
 impl PipelineService for Service {
     async fn create_pipeline(&self, request: tonic::Request<v2::CreatePipelineRequest>) -> Answer<v2::Pipeline> {
-        answer(self.create(request.into_inner()).await.wrap(|| "Failed to create a pipeline".to_owned()))
+        answer(self.create_v2(request.into_inner()).await.wrap(|| "Failed to create a pipeline".to_owned()))
     }
 
     async fn create_pipeline_and_version(

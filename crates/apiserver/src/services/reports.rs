@@ -10,6 +10,7 @@ use crate::domain::retry::{GENERATION, PERSISTED};
 use crate::domain::slim;
 use crate::domain::state::{History, State, Storage};
 use crate::error::{Error, Result};
+use crate::metrics::WORKFLOW_GC;
 use crate::store::{experiments, jobs, now, runs, tasks};
 use crate::workflows::cluster::{Failure, Kind, Propagation};
 
@@ -155,7 +156,10 @@ impl Service {
 
     async fn delete(&self, report: &Report<'_>) -> Result<()> {
         match self.0.cluster.delete(Kind::Workflow, &report.namespace, &report.name, Propagation::Default).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.0.metrics.count(WORKFLOW_GC);
+                Ok(())
+            }
             Err(Failure::NotFound(_)) => Err(Error::not_found("Workflow", &report.name)),
             Err(failure) => Err(Error::internal(format!("Failed to delete workflow {}", report.name), failure)),
         }
@@ -225,7 +229,9 @@ impl Service {
         runs::insert(&mut tx, &run, &manifests).await?;
         experiments::touch(&mut tx, &run.experiment_id, run.created_at).await?;
         self.tasks(&mut tx, report).await?;
-        tx.commit().await
+        tx.commit().await?;
+        self.0.metrics.reported_after(now() - created_at);
+        Ok(())
     }
 
     async fn store(&self, report: &Report<'_>) -> Result<()> {
@@ -266,7 +272,11 @@ impl Service {
         }
         patch.push(json!({"op": "add", "path": "/metadata/labels/pipeline~1persistedFinalState", "value": "true"}));
         match self.0.cluster.patch(Kind::Workflow, &report.namespace, &report.name, &json!(patch)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                let succeeded = report.state == State::Succeeded;
+                self.0.metrics.ended(&report.namespace, &report.name, succeeded);
+                Ok(())
+            }
             Err(Failure::NotFound(_)) => Err(Error::not_found("Workflow", &report.name)),
             Err(Failure::Conflict(reason)) => Err(report.skip(reason)),
             Err(failure) => Err(Error::unavailable(format!("Failed to label workflow {}", report.name), failure)),

@@ -30,7 +30,10 @@ pub(super) async fn open(uri: &Uri, session: Option<&Session>, authorities: &[u8
     let settings = settings(uri, session)?;
     let mut builder = from_env();
     let own_keys = session.filter(|s| uri.query.is_empty() && s.flag("fromEnv") == Some(false));
-    if let Some(session) = own_keys {
+    let given = session.and_then(|s| Some((s.param("accessKey")?, s.param("secretKey")?)));
+    if let Some((access, private)) = given {
+        builder = AmazonS3Builder::new().with_access_key_id(access).with_secret_access_key(private);
+    } else if let Some(session) = own_keys {
         let keys = secret(session, &["accessKeyKey", "secretKeyKey"]).await?;
         builder = AmazonS3Builder::new();
         if let [access, private] = keys.as_slice() {

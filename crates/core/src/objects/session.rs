@@ -12,7 +12,8 @@ pub struct Session {
     #[serde(rename = "Provider", default)]
     pub provider: String,
     /// `fromEnv`, `secretName`, `accessKeyKey`, `secretKeyKey`, `tokenKey`, `region`, `endpoint`, `disableSSL`,
-    /// `forcePathStyle`, `maxRetries`.
+    /// `forcePathStyle`, `maxRetries`. Sessions that are not stored anywhere may hold the keys themselves: `accessKey`,
+    /// `secretKey`.
     #[serde(rename = "Params", default, deserialize_with = "null_is_empty")]
     pub params: BTreeMap<String, String>,
 }

@@ -5,6 +5,7 @@ pub mod experiments;
 pub mod jobs;
 pub mod pipelines;
 pub mod runs;
+pub mod visualizations;
 
 use kfp_proto::api;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::container::Launch;
 use crate::kubelet::Kubelet;
@@ -103,16 +104,34 @@ pub(crate) fn failure(log: &str) -> String {
     log.lines().rev().find(own).unwrap_or_default().to_string()
 }
 
+/// Seconds after which a container whose client was killed is looked for again: the engine may still have been
+/// making it, and makes it although nobody waits for it any more.
+const LATE: [u64; 4] = [0, 2, 10, 30];
+
 /// Removes a container, running or not, without waiting for that.
 pub(crate) fn remove(program: &str, name: &str) {
-    let command = tokio::process::Command::new("timeout")
-        .args([TIMEOUT, program, "rm", "-f", name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    if let Err(error) = command {
-        tracing::warn!(%error, container = name, "cannot remove a container");
+    tokio::spawn(removal(program, name));
+}
+
+/// As [`remove`], also when it does not exist yet.
+pub(crate) fn remove_unfinished(program: &str, name: &str) {
+    let removals = LATE.map(|seconds| (seconds, removal(program, name)));
+    tokio::spawn(async move {
+        for (seconds, removal) in removals {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            removal.await;
+        }
+    });
+}
+
+fn removal(program: &str, name: &str) -> impl Future<Output = ()> + Send + use<> {
+    let mut command = tokio::process::Command::new("timeout");
+    command.args([TIMEOUT, program, "rm", "-f", name]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let name = name.to_string();
+    async move {
+        if let Err(error) = command.status().await {
+            tracing::warn!(%error, container = name, "cannot remove a container");
+        }
     }
 }
 

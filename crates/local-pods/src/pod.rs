@@ -620,7 +620,7 @@ impl Job {
         match supervision {
             Supervision::Engine { program, name } => {
                 if exit.torn {
-                    engine::remove(program, name);
+                    engine::remove_unfinished(program, name);
                 }
                 if exit.report.is_empty() && engine::may_be_its_own(exit.code) {
                     let (meta, container) = (&self.pod.metadata, &self.container.name);

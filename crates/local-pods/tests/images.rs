@@ -110,7 +110,9 @@ async fn containers_end_with_their_pods() {
     object["spec"]["terminationGracePeriodSeconds"] = json!(1);
     bench.create(object).await;
     let ended = bench.ended("deadline").await;
-    assert_eq!((ended["status"]["reason"].as_str(), exit_code(&ended)), (Some("DeadlineExceeded"), Some(137)));
+    // An engine that was slow to make the container is stopped before the program that ignores it has started.
+    assert_eq!(ended["status"]["reason"], "DeadlineExceeded");
+    assert!(matches!(exit_code(&ended), Some(137 | 143)), "{ended:#}");
     eventually("removed", || containers(temp.path()).is_empty()).await;
     let mut object = of(&image, "deleted", stubborn);
     object["spec"]["terminationGracePeriodSeconds"] = json!(1);

@@ -19,8 +19,9 @@ pub async fn insert_event(tx: &mut Tx, event: &pb::Event) -> Outcome<()> {
     let execution = event.execution_id.ok_or_else(|| Failure::invalid("No execution id is specified."))?;
     let kind = event.r#type.filter(|kind| *kind != 0).ok_or_else(|| Failure::invalid("No event type is specified."))?;
     let time = event.milliseconds_since_epoch.unwrap_or_else(nodes::now);
-    let sql = "INSERT INTO `Event`(`artifact_id`, `execution_id`, `type`, `milliseconds_since_epoch`) VALUES (?,?,?,?)";
-    let inserted = tx.execute(sql, vec![artifact.into(), execution.into(), kind.into(), time.into()]).await;
+    let columns = ["artifact_id", "execution_id", "type", "milliseconds_since_epoch"];
+    let params = vec![artifact.into(), execution.into(), kind.into(), time.into()];
+    let inserted = tx.insert("Event", &columns, params).await;
     let id = inserted.map_err(|failure| {
         failure.naming(|| {
             format!(
@@ -163,6 +164,8 @@ pub async fn put_parent(tx: &mut Tx, link: &pb::ParentContext) -> Outcome<()> {
             "Given parent / child id in the parent_context cannot be found: {label}"
         )));
     }
+    // Two others, each of which is no cycle by itself, might be one together.
+    tx.lock_rules().await?;
     let (mut seen, mut ahead) = (BTreeSet::new(), vec![parent]);
     while !ahead.is_empty() {
         let mut next = Vec::new();
@@ -182,8 +185,7 @@ pub async fn put_parent(tx: &mut Tx, link: &pb::ParentContext) -> Outcome<()> {
     }
     let sql = "INSERT INTO `ParentContext`(`context_id`, `parent_context_id`) VALUES (?,?)";
     let inserted = tx.execute(sql, vec![child.into(), parent.into()]).await;
-    inserted.map_err(|failure| failure.naming(|| format!("Given parent_context already exists: {label}")))?;
-    Ok(())
+    inserted.map_err(|failure| failure.naming(|| format!("Given parent_context already exists: {label}")))
 }
 
 /// Parents (or children) of many contexts at once.

@@ -218,7 +218,7 @@ mod tests {
             " JOIN `ExecutionProperty` j0 ON j0.`execution_id` = N.`id` AND j0.`is_custom_property` = ? \
              AND j0.`name` = ?"
         );
-        assert_eq!(filter.join_params, [Param::Int(1), "parent_dag_id".into()]);
+        assert_eq!(filter.join_params, [Param::Bool(true), "parent_dag_id".into()]);
         assert_eq!(filter.condition, "(j0.`int_value` = ?)");
         assert_eq!(filter.condition_params, [Param::Int(5)]);
     }
@@ -229,7 +229,7 @@ mod tests {
         let filter = filter.unwrap();
         assert_eq!(filter.condition, "((N.`uri` = ?) AND (j0.`string_value` = ?))");
         assert_eq!(filter.condition_params, ["x' OR 1=1 --".into(), "y".into()]);
-        assert_eq!(filter.join_params, [Param::Int(0), "a\"b".into()]);
+        assert_eq!(filter.join_params, [Param::Bool(false), "a\"b".into()]);
     }
 
     #[test]

@@ -17,25 +17,28 @@ mod types;
 mod values;
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use kfp_core::shutdown::CancellationToken;
 use kfp_proto::ml_metadata::metadata_store_service_server::MetadataStoreServiceServer;
+use tonic::Code;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::database::Database;
-pub use crate::options::{Options, Storage};
+use crate::failure::Failure;
+pub use crate::options::{Options, Remote, Storage, Tls};
 use crate::service::Service;
 
 /// Largest message in either direction, as upstream's clients and manifests set it.
 const LARGEST_MESSAGE: usize = 100 * 1024 * 1024;
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pause before the database is opened again after a failure at the start; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How long calls in flight may go on after the shutdown began.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -54,10 +57,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The database cannot be opened.
-    #[error("cannot open the metadata database {path}: {reason}")]
+    #[error("cannot open the metadata database {database}: {reason}")]
     Open {
-        /// The file.
-        path: String,
+        /// The file, or user, host and name.
+        database: String,
         /// Why.
         reason: String,
     },
@@ -70,26 +73,38 @@ fn bind(host: &str, port: u16) -> Result<TcpListener, Error> {
     TcpListener::bind((host, port)).map_err(|source| Error::Listen { address: format!("{host}:{port}"), source })
 }
 
-async fn open(storage: &Storage) -> Result<Database, Error> {
-    let name = match storage {
+/// Opens the database and makes its tables ready, trying again as often as the options say.
+async fn open(storage: &Storage, retries: u32) -> Result<Database, Error> {
+    let mut pause = FIRST_PAUSE;
+    let mut left = retries;
+    loop {
+        let reason = match prepared(storage).await {
+            Ok(database) => return Ok(database),
+            // What is in the database does not change by waiting.
+            Err(failure) if left == 0 || failure.code == Code::FailedPrecondition => failure.message,
+            Err(failure) => {
+                tracing::warn!("cannot open the metadata database yet: {failure}");
+                tokio::time::sleep(pause).await;
+                (pause, left) = (pause * 2, left - 1);
+                continue;
+            }
+        };
+        return Err(Error::Open { database: name(storage), reason });
+    }
+}
+
+async fn prepared(storage: &Storage) -> Result<Database, Failure> {
+    let database = Database::open(storage).await?;
+    while !database.write(Box::new(|tx| Box::pin(schema::prepare(tx)))).await? {}
+    Ok(database)
+}
+
+fn name(storage: &Storage) -> String {
+    match storage {
         Storage::Sqlite(path) => path.display().to_string(),
         Storage::Memory => ":memory:".to_owned(),
-    };
-    let failed = |reason: String| Error::Open { path: name.clone(), reason };
-    if let Storage::Sqlite(path) = storage
-        && let Some(parent) = path.parent().filter(|parent| *parent != Path::new(""))
-    {
-        std::fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
+        Storage::MySql(remote) | Storage::Postgres(remote) => format!("{remote:?}"),
     }
-    let database = match storage {
-        Storage::Sqlite(path) => Database::sqlite(path).await,
-        Storage::Memory => Database::memory().await,
-    };
-    let database = database.map_err(|error| failed(error.to_string()))?;
-    let mut tx = database.write().await.map_err(|failure| failed(failure.message))?;
-    schema::prepare(&mut tx).await.map_err(|failure| failed(failure.message))?;
-    tx.commit().await.map_err(|failure| failed(failure.message))?;
-    Ok(database)
 }
 
 /// Browsers call from the UI's origin, whatever it is; there are no cookies to protect.
@@ -119,7 +134,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     if options.storage == Storage::Memory {
         tracing::warn!("no database is configured: metadata lives in memory and ends with this process");
     }
-    let database = open(&options.storage).await?;
+    let database = open(&options.storage, options.retries).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
     let service = MetadataStoreServiceServer::new(Service::new(database.clone()))
         .max_decoding_message_size(LARGEST_MESSAGE)

@@ -222,13 +222,7 @@ async fn create(tx: &mut Tx, kind: Kind, node: &Node, types: &BTreeMap<i64, Type
         columns.push(column);
         params.push(node.state.into());
     }
-    let sql = format!(
-        "INSERT INTO `{}`(`{}`) VALUES ({})",
-        kind.table(),
-        columns.join("`, `"),
-        vec!["?"; columns.len()].join(",")
-    );
-    let id = tx.execute(sql, params).await.map_err(|failure| failure.naming(exists(node)))?;
+    let id = tx.insert(kind.table(), &columns, params).await.map_err(|failure| failure.naming(exists(node)))?;
     let declared = node.properties.iter().map(|(name, value)| property_row(id, name, false, value));
     let custom = node.custom.iter().map(|(name, value)| property_row(id, name, true, value));
     insert_properties(tx, kind, declared.chain(custom).collect::<Outcome<_>>()?).await?;
@@ -341,15 +335,34 @@ async fn update(
     Ok(())
 }
 
+/// The stored state of the nodes with an id. Those that will change are locked; what tasks send with every publication,
+/// their unchanged pipeline and run, is not, so that tasks do not wait for each other.
+async fn stored(tx: &mut Tx, kind: Kind, nodes: &[Node], options: &PutOptions) -> Outcome<BTreeMap<Option<i64>, Node>> {
+    let ids: Vec<i64> = nodes.iter().filter_map(|node| node.id).collect();
+    let by_own_id = |nodes: Vec<Node>| nodes.into_iter().map(|node| (node.id, node)).collect::<BTreeMap<_, _>>();
+    let found = by_own_id(by_id(tx, kind, &ids).await?);
+    if tx.dialect().writes_alone() {
+        return Ok(found);
+    }
+    let changes = |node: &&Node| {
+        let stored = found.get(&node.id);
+        stored.is_some_and(|stored| options.force_update_time || updated(kind, node, stored, options) != *stored)
+    };
+    let changing: Vec<i64> = nodes.iter().filter(changes).filter_map(|node| node.id).collect();
+    if changing.is_empty() {
+        return Ok(found);
+    }
+    tx.lock(kind.table(), &changing).await?;
+    Ok(by_own_id(by_id(tx, kind, &ids).await?))
+}
+
 /// Creates the nodes without id and updates the others; returns their ids in the order given.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for an unknown id, another type, undeclared properties or an unnamed context; NOT_FOUND for an
 /// unknown type; ALREADY_EXISTS for a taken name or external id; FAILED_PRECONDITION when asked to check update times.
 pub async fn put(tx: &mut Tx, kind: Kind, nodes: &[Node], options: &PutOptions) -> Outcome<Vec<i64>> {
-    let given_ids: Vec<i64> = nodes.iter().filter_map(|node| node.id).collect();
-    let stored = by_id(tx, kind, &given_ids).await?;
-    let mut stored: BTreeMap<Option<i64>, Node> = stored.into_iter().map(|node| (node.id, node)).collect();
+    let mut stored = stored(tx, kind, nodes, options).await?;
     // Types are needed to create nodes and to check declared properties; most updates have none.
     let creating = nodes.iter().filter(|node| node.id.is_none() || !node.properties.is_empty());
     let declares = nodes.iter().any(|node| !node.properties.is_empty());

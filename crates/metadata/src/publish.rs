@@ -17,14 +17,18 @@ struct Reuse {
     by_id: bool,
 }
 
-/// Gives artifacts without id the id of the stored artifact with the same external id.
-async fn reuse_artifacts(tx: &mut Tx, artifacts: &mut [Node]) -> Outcome<()> {
+/// Puts artifacts; where asked for, those without id are the stored ones with the same external id.
+async fn put_artifacts(tx: &mut Tx, artifacts: &mut [Node], reuse_by_external_id: bool) -> Outcome<Vec<i64>> {
+    if !reuse_by_external_id {
+        return nodes::put(tx, Kind::Artifact, artifacts, &PutOptions::default()).await;
+    }
     for node in artifacts.iter_mut().filter(|node| node.id.is_none()) {
         let Some(external) = node.external_id.clone().filter(|id| !id.is_empty()) else { continue };
         let rows = tx.query("SELECT `id` FROM `Artifact` WHERE `external_id` = ?", vec![external.into()]).await?;
         node.id = rows.first().map(|row| row.int(0)).transpose()?;
     }
-    Ok(())
+    let put = nodes::put(tx, Kind::Artifact, artifacts, &PutOptions::default()).await;
+    put.map_err(Failure::looking_again)
 }
 
 async fn put_contexts(tx: &mut Tx, contexts: &[Node], reuse: Reuse) -> Outcome<Vec<i64>> {
@@ -55,8 +59,8 @@ async fn put_contexts(tx: &mut Tx, contexts: &[Node], reuse: Reuse) -> Outcome<V
         match known {
             Some(id) => ids.push(id),
             None => {
-                let put = nodes::put(tx, Kind::Context, std::slice::from_ref(node), &PutOptions::default()).await?;
-                ids.extend(put);
+                let put = nodes::put(tx, Kind::Context, std::slice::from_ref(node), &PutOptions::default()).await;
+                ids.extend(if reuse.by_name { put.map_err(Failure::looking_again)? } else { put? });
             }
         }
     }
@@ -76,10 +80,7 @@ pub async fn put_execution(tx: &mut Tx, request: pb::PutExecutionRequest) -> Out
         artifacts.extend(pair.artifact.map(Node::from));
         events.push(pair.event);
     }
-    if options.reuse_artifact_if_already_exist_by_external_id() {
-        reuse_artifacts(tx, &mut artifacts).await?;
-    }
-    let put = nodes::put(tx, Kind::Artifact, &artifacts, &PutOptions::default()).await?;
+    let put = put_artifacts(tx, &mut artifacts, options.reuse_artifact_if_already_exist_by_external_id()).await?;
     let put_options = PutOptions { force_update_time: options.force_update_time(), ..PutOptions::default() };
     let execution = [Node::from(execution)];
     let ids = nodes::put(tx, Kind::Execution, &execution, &put_options).await?;
@@ -165,10 +166,8 @@ pub async fn put_subgraph(
     let given_executions: Vec<Option<i64>> = executions.iter().map(|node| node.id).collect();
     let reuse = Reuse { by_name: options.reuse_context_if_already_exist(), by_id: false };
     let context_ids = put_contexts(tx, &contexts, reuse).await?;
-    if options.reuse_artifact_if_already_exist_by_external_id() {
-        reuse_artifacts(tx, &mut artifacts).await?;
-    }
-    let artifact_ids = nodes::put(tx, Kind::Artifact, &artifacts, &PutOptions::default()).await?;
+    let reuse = options.reuse_artifact_if_already_exist_by_external_id();
+    let artifact_ids = put_artifacts(tx, &mut artifacts, reuse).await?;
     let execution_ids = nodes::put(tx, Kind::Execution, &executions, &PutOptions::default()).await?;
     edges::link(tx, Kind::Execution, &context_ids, &execution_ids).await?;
     edges::link(tx, Kind::Artifact, &context_ids, &artifact_ids).await?;

@@ -1,11 +1,10 @@
 //! The gRPC service: every RPC is one transaction.
 
-use futures::future::BoxFuture;
 use kfp_proto::ml_metadata as pb;
 use kfp_proto::ml_metadata::metadata_store_service_server::MetadataStoreService;
 use tonic::{Request, Response, Status};
 
-use crate::database::{Database, Tx};
+use crate::database::{Call, Database};
 use crate::failure::Outcome;
 use crate::{calls, lineage, publish};
 
@@ -22,32 +21,12 @@ impl Service {
         Self { database }
     }
 
-    /// Runs a call in a transaction of its own: all of it happens or nothing, also when the client goes away.
-    async fn write<T, F>(&self, name: &'static str, call: F) -> Result<Response<T>, Status>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Outcome<T>>,
-    {
-        let done = async {
-            let mut tx = self.database.write().await?;
-            let answer = call(&mut tx).await?;
-            tx.commit().await?;
-            Ok(answer)
-        };
-        finish(name, done.await)
+    async fn write<T: Send + 'static>(&self, name: &'static str, call: Call<T>) -> Result<Response<T>, Status> {
+        finish(name, self.database.write(call).await)
     }
 
-    /// Runs a call on one consistent view.
-    async fn read<T, F>(&self, name: &'static str, call: F) -> Result<Response<T>, Status>
-    where
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Outcome<T>>,
-    {
-        let done = async {
-            let mut tx = self.database.read().await?;
-            let answer = call(&mut tx).await?;
-            tx.commit().await?;
-            Ok(answer)
-        };
-        finish(name, done.await)
+    async fn read<T: Send + 'static>(&self, name: &'static str, call: Call<T>) -> Result<Response<T>, Status> {
+        finish(name, self.database.read(call).await)
     }
 }
 
@@ -72,7 +51,7 @@ macro_rules! calls {
             $(
                 async fn $name(&self, request: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
                     let request = request.into_inner();
-                    self.$mode(stringify!($name), move |tx| Box::pin($call(tx, request))).await
+                    self.$mode(stringify!($name), Box::new(move |tx| Box::pin($call(tx, request.clone())))).await
                 }
             )*
 

@@ -294,6 +294,13 @@ fn additions(stored: &Type, given: &Type, evolution: Evolution) -> Outcome<BTree
     }
 }
 
+/// Whether putting the type changes nothing, which is so for all but the first task of a kind.
+fn is_same(stored: &Type, given: &Type) -> bool {
+    given.properties == stored.properties
+        && (given.external_id.is_none() || given.external_id == stored.external_id)
+        && (given.base.is_none() || given.base == stored.base)
+}
+
 /// Creates a type or evolves the stored one of that name and version; returns its id.
 ///
 /// # Errors
@@ -303,7 +310,14 @@ pub async fn put(tx: &mut Tx, kind: Kind, given: Type, evolution: Evolution) -> 
     if given.name.is_empty() {
         return Err(Failure::invalid("No type name is specified."));
     }
-    let stored = find(tx, kind, &given.name, given.version.as_deref()).await?;
+    let mut stored = find(tx, kind, &given.name, given.version.as_deref()).await?;
+    if !stored.as_ref().is_some_and(|stored| is_same(stored, &given)) {
+        // No unique key keeps two callers from creating the same type.
+        tx.lock_rules().await?;
+        if !tx.dialect().writes_alone() {
+            stored = find(tx, kind, &given.name, given.version.as_deref()).await?;
+        }
+    }
     let new = match &stored {
         Some(stored) => additions(stored, &given, evolution)?,
         None => given.properties.clone(),
@@ -322,8 +336,7 @@ pub async fn put(tx: &mut Tx, kind: Kind, given: Type, evolution: Evolution) -> 
             stored.id
         }
         None => {
-            let sql = "INSERT INTO `Type`(`name`, `type_kind`, `version`, `description`, `input_type`, \
-                 `output_type`, `external_id`) VALUES (?,?,?,?,?,?,?)";
+            let columns = ["name", "type_kind", "version", "description", "input_type", "output_type", "external_id"];
             let params = vec![
                 given.name.as_str().into(),
                 kind.number().into(),
@@ -333,7 +346,7 @@ pub async fn put(tx: &mut Tx, kind: Kind, given: Type, evolution: Evolution) -> 
                 struct_type_json(given.output.as_ref())?.into(),
                 given.external_id.clone().into(),
             ];
-            tx.execute(sql, params).await.map_err(|failure| failure.naming(taken))?
+            tx.insert("Type", &columns, params).await.map_err(|failure| failure.naming(taken))?
         }
     };
     let rows = new.into_iter().map(|(name, number)| vec![id.into(), name.into(), number.into()]).collect();
@@ -354,8 +367,7 @@ async fn link_base(tx: &mut Tx, kind: Kind, id: i64, given: Option<i32>, stored:
             };
             let parent = get(tx, kind, base, None).await?.id;
             let sql = "INSERT INTO `ParentType`(`type_id`, `parent_type_id`) VALUES (?,?)";
-            tx.execute(sql, vec![id.into(), parent.into()]).await?;
-            Ok(())
+            tx.execute(sql, vec![id.into(), parent.into()]).await
         }
     }
 }

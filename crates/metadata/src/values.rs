@@ -1,23 +1,15 @@
 //! Property values as columns.
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use kfp_proto::ml_metadata as pb;
 use kfp_proto::ml_metadata::value::Value as Inner;
 use prost::Message as _;
 
-use crate::database::{Param, Row};
+use crate::database::{BASE64, Param, Row};
 use crate::failure::{Failure, Outcome};
 
 /// Marks a string column that holds a struct.
 const STRUCT_PREFIX: &str = "mlmd-struct::";
-/// Padded on writing, indifferent on reading.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// The value columns, in the order of [`columns`] and [`read`].
 pub const COLUMNS: &str = "`int_value`, `double_value`, `string_value`, `proto_value`, `bool_value`";
 
@@ -38,7 +30,7 @@ pub fn columns(name: &str, value: &pb::Value) -> Outcome<[Param; 5]> {
         Some(Inner::StructValue(value)) => {
             cells[2] = format!("{STRUCT_PREFIX}{}", BASE64.encode(value.encode_to_vec())).into();
         }
-        Some(Inner::ProtoValue(value)) => cells[3] = BASE64.encode(value.encode_to_vec()).into(),
+        Some(Inner::ProtoValue(value)) => cells[3] = value.encode_to_vec().into(),
         Some(Inner::BoolValue(value)) => cells[4] = (*value).into(),
     }
     Ok(cells)
@@ -63,9 +55,8 @@ pub fn read(name: &str, row: &Row, first: usize) -> Outcome<pb::Value> {
             }
             None => Inner::StringValue(value),
         }
-    } else if let Some(value) = row.text_or_null(first + 3)? {
-        let bytes = BASE64.decode(value).map_err(|_| broken("is not base64"))?;
-        Inner::ProtoValue(prost_types::Any::decode(bytes.as_slice()).map_err(|_| broken("is not a message"))?)
+    } else if let Some(value) = row.bytes_or_null(first + 3)? {
+        Inner::ProtoValue(prost_types::Any::decode(value.as_slice()).map_err(|_| broken("is not a message"))?)
     } else if let Some(value) = row.int_or_null(first + 4)? {
         Inner::BoolValue(value != 0)
     } else {

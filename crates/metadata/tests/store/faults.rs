@@ -1,0 +1,152 @@
+//! Databases that go away, come back, or were made by others.
+
+use kfp_core::shutdown::CancellationToken;
+use kfp_metadata::{Options, Storage};
+use kfp_proto::ml_metadata as pb;
+use kfp_testdb::Engine;
+
+use crate::place::{Place, storage};
+use crate::suite;
+
+async fn survives_a_crash_of_the_database(engine: Engine) {
+    let Some(mut database) = engine.start() else { return };
+    let name = database.fresh_name();
+    let mut server = Place::at(storage(&database, &name)).serve().await;
+    let of_execution = suite::execution_type(&mut server.client, "e").await;
+    let put = move |number: i64| pb::PutExecutionsRequest {
+        executions: vec![pb::Execution {
+            type_id: Some(of_execution),
+            name: Some(format!("task-{number}")),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    // Fills the pool with connections that will be dead.
+    let calls = (0..8).map(|number| {
+        let mut client = server.client.clone();
+        async move { client.put_executions(put(number)).await }
+    });
+    for answer in futures::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    database.stop();
+    // Asked while the database is away, answered when it is back; each exists once.
+    let calls: Vec<_> = (8..24)
+        .map(|number| {
+            let mut client = server.client.clone();
+            tokio::spawn(async move { client.put_executions(put(number)).await })
+        })
+        .collect();
+    let reads = {
+        let mut client = server.client.clone();
+        tokio::spawn(async move { client.get_executions(pb::GetExecutionsRequest::default()).await })
+    };
+    let database = tokio::task::spawn_blocking(move || {
+        database.resume();
+        database
+    });
+    let database = database.await.unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert!(reads.await.unwrap().unwrap().into_inner().executions.len() >= 8);
+    let all = server.client.get_executions(pb::GetExecutionsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(all.executions.len(), 24);
+    server.stop().await;
+    drop(database);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_may_crash() {
+    survives_a_crash_of_the_database(Engine::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_may_crash() {
+    survives_a_crash_of_the_database(Engine::Postgres).await;
+}
+
+/// What the server says when it does not start.
+async fn refusal(storage: Storage) -> String {
+    let options = Options::new("127.0.0.1", 0, storage);
+    kfp_metadata::run(options, CancellationToken::new()).await.unwrap_err().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_databases_are_created_unless_forbidden() {
+    for engine in [Engine::MariaDb, Engine::Postgres] {
+        let Some(database) = engine.shared() else { continue };
+        let (Storage::MySql(mut remote) | Storage::Postgres(mut remote)) = storage(database, "odd-`\"name") else {
+            continue;
+        };
+        let of = |remote: &kfp_metadata::Remote| match engine {
+            Engine::MariaDb => Storage::MySql(remote.clone()),
+            Engine::Postgres => Storage::Postgres(remote.clone()),
+        };
+        remote.skip_creation = true;
+        let error = refusal(of(&remote)).await;
+        assert!(error.contains("odd-") && error.contains("127.0.0.1"), "{error}");
+        remote.skip_creation = false;
+        let mut server = Place::at(of(&remote)).serve().await;
+        assert_eq!(suite::context_type(&mut server.client, "c").await, 10);
+        server.stop().await;
+        remote.port = 1;
+        let error = refusal(of(&remote)).await;
+        assert!(error.contains("127.0.0.1:1/") && error.contains("refused"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_schema_versions_are_refused() {
+    for engine in [Engine::MariaDb, Engine::Postgres] {
+        let Some(database) = engine.shared() else { continue };
+        let name = database.fresh_name();
+        database.execute(&name, "CREATE TABLE MLMDEnv (schema_version INT PRIMARY KEY)");
+        database.execute(&name, "INSERT INTO MLMDEnv VALUES (7)");
+        let error = refusal(storage(database, &name)).await;
+        assert!(error.contains("schema version 7, this program needs 10"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_was_cut_short_is_finished() {
+    let Some(database) = Engine::MariaDb.shared() else { return };
+    let name = database.fresh_name();
+    let place = Place::at(storage(database, &name));
+    place.serve().await.stop().await;
+    database.execute(&name, "DELETE FROM MLMDEnv; DELETE FROM Type; DROP TABLE Event, Artifact");
+    let mut server = place.serve().await;
+    suite::artifact_type(&mut server.client, "a").await;
+    server.stop().await;
+    let types = database.execute(&name, "SELECT COUNT(*) FROM Type");
+    assert_eq!(types, "10\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_refuses_long_parameters_is_replaced() {
+    let Some(database) = Engine::Postgres.shared() else { return };
+    let name = database.fresh_name();
+    let place = Place::at(storage(database, &name));
+    place.serve().await.stop().await;
+    // As upstream makes it.
+    for statement in [
+        "DROP INDEX idx_execution_property_string",
+        "CREATE INDEX idx_execution_property_string ON ExecutionProperty (name, is_custom_property, string_value)",
+    ] {
+        database.execute(&name, statement);
+    }
+    let mut server = place.serve().await;
+    let of_execution = suite::execution_type(&mut server.client, "e").await;
+    // Random enough not to be compressed below the limit.
+    let long: String = (0_u64..4000).map(|at| format!("{:x}", at.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let execution = pb::Execution {
+        type_id: Some(of_execution),
+        custom_properties: [("inputs".to_owned(), suite::text(&long))].into(),
+        ..Default::default()
+    };
+    let put = pb::PutExecutionsRequest { executions: vec![execution], ..Default::default() };
+    server.client.put_executions(put).await.unwrap();
+    server.stop().await;
+    let indexes = "SELECT COUNT(*) FROM pg_indexes WHERE indexname LIKE 'idx%property_string'";
+    assert_eq!(database.execute(&name, indexes), "3\n");
+}

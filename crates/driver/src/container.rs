@@ -23,30 +23,29 @@ pub(crate) async fn drive(request: &Request, container: &Container, services: &S
     )?;
     let times = times::of(request, task, services).await?;
     let mut resolver = Resolver::new(request, task, metadata, &run, parent, times);
-    let inputs = resolver.inputs().await?;
-    let condition = dag::condition(task, &inputs)?;
-    let triggered = condition != Some(false);
-    let mut input = inputs.executor_input();
-    let operation = pvc::Operation::of(&container.spec.image);
-    if triggered {
-        let logs = operation.is_none() && container.launcher.publish_logs == "true";
-        let salt = uuid::Uuid::new_v4().to_string();
-        let definitions = request.component.output_definitions.as_ref();
-        input.outputs = Some(outputs::provision(run.pipeline_root(), &task.name, definitions, &salt, logs));
-    }
-    if !triggered {
-        let execution = create(&run, container, inputs, State::Canceled, &Reuse::default(), services).await?;
-        metadata.propagate_dag_state(&run, task.dag_execution_id).await?;
-        return Ok(Response { execution_id: execution.id(), condition, ..Default::default() });
-    }
-    if let Some(operation) = operation {
-        pvc::operate(operation, request, container, &run, inputs, &input, services).await?;
-        return Ok(Response { condition, ..Default::default() });
-    }
-
-    let reuse = look_up(request, container, &input, Some(&mut resolver), services).await?;
+    let plan = match plan(request, container, &run, &mut resolver, services).await {
+        Ok(plan) => plan,
+        Err(error) => {
+            dag::record_failure(names::CONTAINER_EXECUTION, task, &run, &error, services).await;
+            return Err(error);
+        }
+    };
+    let Plan { inputs, condition, input, next } = plan;
+    let response = Response { condition, ..Default::default() };
+    let reuse = match next {
+        Next::Skip => {
+            let execution = create(&run, container, inputs, State::Canceled, &Reuse::default(), services).await?;
+            dag::tell(&run, task.dag_execution_id, services).await;
+            return Ok(Response { execution_id: execution.id(), ..response });
+        }
+        Next::Operate(operation) => {
+            let done = pvc::operate(operation, request, container, &run, inputs, &input, services).await;
+            return done.map(|()| response.clone()).map_err(|error| error.late(response));
+        }
+        Next::Run(reuse) => reuse,
+    };
     let execution = create(&run, container, inputs, State::Running, &reuse, services).await?;
-    let response = Response { execution_id: execution.id(), condition, ..Default::default() };
+    let response = Response { execution_id: execution.id(), cached_decision: Some(reuse.hit.is_some()), ..response };
     let result = match reuse.hit {
         Some(hit) => publish_cached(&run, &execution, hit, services).await.map(|()| None),
         None => patch(request, container, &execution, input, &mut resolver).await.map(Some),
@@ -54,15 +53,59 @@ pub(crate) async fn drive(request: &Request, container: &Container, services: &S
     match result {
         Ok(patch) => {
             if patch.is_none() {
-                metadata.propagate_dag_state(&run, task.dag_execution_id).await?;
+                dag::tell(&run, task.dag_execution_id, services).await;
             }
-            Ok(Response { cached_decision: Some(patch.is_none()), pod_spec_patch: patch, ..response })
+            Ok(Response { pod_spec_patch: patch, ..response })
         }
         Err(error) => {
-            publish_failed(&run, &execution, task.dag_execution_id, services).await;
-            Err(error)
+            publish_failed(&run, execution, task.dag_execution_id, &error, services).await;
+            // Without its outputs a task is not to be taken from the cache.
+            Err(error.late(Response { cached_decision: Some(false), ..response }))
         }
     }
+}
+
+/// What is known of a task before anything is recorded.
+struct Plan {
+    inputs: Inputs,
+    condition: Option<bool>,
+    input: ExecutorInput,
+    next: Next,
+}
+
+enum Next {
+    /// The condition is false.
+    Skip,
+    /// The driver does it itself.
+    Operate(pvc::Operation),
+    /// A pod does it, or an earlier one did.
+    Run(Reuse),
+}
+
+async fn plan(
+    request: &Request,
+    container: &Container,
+    run: &Run,
+    resolver: &mut Resolver<'_>,
+    services: &Services,
+) -> Result<Plan, Error> {
+    let task = &container.task;
+    let inputs = resolver.inputs().await?;
+    let condition = dag::condition(task, &inputs)?;
+    let mut input = inputs.executor_input();
+    if condition == Some(false) {
+        return Ok(Plan { inputs, condition, input, next: Next::Skip });
+    }
+    let operation = pvc::Operation::of(&container.spec.image);
+    let logs = operation.is_none() && container.launcher.publish_logs == "true";
+    let salt = uuid::Uuid::new_v4().to_string();
+    let definitions = request.component.output_definitions.as_ref();
+    input.outputs = Some(outputs::provision(run.pipeline_root(), &task.name, definitions, &salt, logs));
+    let next = match operation {
+        Some(operation) => Next::Operate(operation),
+        None => Next::Run(look_up(request, container, &input, Some(resolver), services).await?),
+    };
+    Ok(Plan { inputs, condition, input, next })
 }
 
 /// What the cache says about a task.
@@ -135,14 +178,12 @@ async fn publish_cached(run: &Run, execution: &Execution, hit: Reusable, service
 }
 
 /// Marks an execution whose pod will never start. Errors are only logged: another error is on its way already.
-pub(crate) async fn publish_failed(run: &Run, execution: &Execution, dag: i64, services: &Services) {
-    let published = services.metadata.publish(run, execution, State::Failed, None, Vec::new()).await;
-    if let Err(error) = published {
-        tracing::error!(execution = execution.id(), "cannot mark the execution as failed: {error}");
-        return;
-    }
-    if let Err(error) = services.metadata.propagate_dag_state(run, dag).await {
-        tracing::error!(dag, "cannot update the state of the DAG: {error}");
+async fn publish_failed(run: &Run, mut execution: Execution, dag: i64, reason: &Error, services: &Services) {
+    execution.set(names::ERROR_MESSAGE, mlmd::text(reason.to_string()));
+    let published = services.metadata.publish(run, &execution, State::Failed, None, Vec::new()).await;
+    match published {
+        Ok(()) => dag::tell(run, dag, services).await,
+        Err(error) => tracing::error!(execution = execution.id(), "cannot mark the execution as failed: {error}"),
     }
 }
 

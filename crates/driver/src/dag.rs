@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kfp_core::mlmd::{NewExecution, RunProperties, State, names};
+use kfp_core::mlmd::{NewExecution, Run, RunProperties, State, names};
 use kfp_core::objects::{self, LauncherConfig};
 use kfp_core::{gojson, ir, kubeapi, mlmd};
 use kfp_proto::ml_metadata::Value as Property;
@@ -84,6 +84,35 @@ pub(crate) fn placed(task: &Task) -> BTreeMap<String, Property> {
     properties
 }
 
+/// Brings the state of a DAG up to date. Errors are only logged: what became of the task itself is recorded by now, and
+/// the next task to end tries again.
+pub(crate) async fn tell(run: &Run, dag: i64, services: &Services) {
+    if let Err(error) = services.metadata.propagate_dag_state(run, dag).await {
+        tracing::error!(dag, "cannot update the state of the DAG: {error}");
+    }
+}
+
+/// Records a task that failed before it had an execution: without one, nobody could tell that its DAG failed. Upstream
+/// records nothing.
+pub(crate) async fn record_failure(
+    type_name: &'static str,
+    task: &Task,
+    run: &Run,
+    reason: &Error,
+    services: &Services,
+) {
+    if matches!(reason, Error::Metadata(_)) {
+        return;
+    }
+    let mut properties = placed(task);
+    properties.insert(names::ERROR_MESSAGE.to_owned(), mlmd::text(reason.to_string()));
+    let new = NewExecution { type_name, state: State::Failed, properties, ..NewExecution::default() };
+    match services.metadata.create_execution(run, new).await {
+        Ok(_) => tell(run, task.dag_execution_id, services).await,
+        Err(error) => tracing::error!(task = task.name, "cannot record the failure: {error}"),
+    }
+}
+
 /// Value of the task's trigger condition, if it has one.
 pub(crate) fn condition(task: &Task, inputs: &Inputs) -> Result<Option<bool>, Error> {
     let Some(expression) = task.condition() else { return Ok(None) };
@@ -98,10 +127,15 @@ pub(crate) async fn nested(request: &Request, task: &Task, services: &Services) 
         metadata.execution(task.dag_execution_id)
     )?;
     let times = times::of(request, task, services).await?;
-    let mut inputs = Resolver::new(request, task, metadata, &run, parent, times).inputs().await?;
-    let condition = condition(task, &inputs)?;
+    let mut resolver = Resolver::new(request, task, metadata, &run, parent, times);
+    let Plan { inputs, condition, count } = match plan(task, &mut resolver).await {
+        Ok(plan) => plan,
+        Err(error) => {
+            record_failure(names::DAG_EXECUTION, task, &run, &error, services).await;
+            return Err(error);
+        }
+    };
     let triggered = condition != Some(false);
-
     let mut properties = placed(task);
     let spec = match &request.component.implementation {
         Some(Implementation::Dag(dag)) => dag.clone(),
@@ -110,15 +144,6 @@ pub(crate) async fn nested(request: &Request, task: &Task, services: &Services) 
     let total = i64::try_from(spec.tasks.len()).unwrap_or(i64::MAX);
     properties.insert(names::TOTAL_DAG_TASKS.to_owned(), mlmd::int(total));
     properties.extend(producers(&spec));
-    let count = match (&task.spec.iterator, task.iteration_index) {
-        (Some(TaskIterator::ArtifactIterator(_)), None) => {
-            return Err(Error::Inputs("ArtifactIterator is not implemented".to_owned()));
-        }
-        (Some(TaskIterator::ParameterIterator(iterator)), None) if triggered => {
-            Some(i64::try_from(head_items(iterator, &mut inputs)?).unwrap_or(i64::MAX))
-        }
-        _ => None,
-    };
     if let Some(count) = count {
         properties.insert(names::ITERATION_COUNT.to_owned(), mlmd::int(count));
     }
@@ -133,11 +158,34 @@ pub(crate) async fn nested(request: &Request, task: &Task, services: &Services) 
     let execution = metadata.create_execution(&run, new).await?;
     // Nothing will run below, so nobody else would tell the parent.
     if !triggered {
-        metadata.propagate_dag_state(&run, task.dag_execution_id).await?;
+        tell(&run, task.dag_execution_id, services).await;
     } else if count == Some(0) {
-        metadata.propagate_dag_state(&run, execution.id()).await?;
+        tell(&run, execution.id(), services).await;
     }
     Ok(Response { execution_id: execution.id(), iteration_count: count, condition, ..Default::default() })
+}
+
+/// What is known of a DAG before anything is recorded.
+struct Plan {
+    inputs: Inputs,
+    condition: Option<bool>,
+    /// Number of iterations of a loop's head.
+    count: Option<i64>,
+}
+
+async fn plan(task: &Task, resolver: &mut Resolver<'_>) -> Result<Plan, Error> {
+    let mut inputs = resolver.inputs().await?;
+    let condition = condition(task, &inputs)?;
+    let count = match (&task.spec.iterator, task.iteration_index) {
+        (Some(TaskIterator::ArtifactIterator(_)), None) => {
+            return Err(Error::Inputs("ArtifactIterator is not implemented".to_owned()));
+        }
+        (Some(TaskIterator::ParameterIterator(iterator)), None) if condition != Some(false) => {
+            Some(i64::try_from(head_items(iterator, &mut inputs)?).unwrap_or(i64::MAX))
+        }
+        _ => None,
+    };
+    Ok(Plan { inputs, condition, count })
 }
 
 /// Number of items that a loop head iterates over. Items written in the pipeline become an input, where iterations

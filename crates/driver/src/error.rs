@@ -2,6 +2,8 @@
 
 use kfp_core::{grpc, kubeapi, mlmd};
 
+use crate::Response;
+
 /// Why a driver failed. Texts that upstream's users know are kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,6 +55,14 @@ pub enum Error {
     /// The process was told to stop.
     #[error("stopped by a signal")]
     Stopped,
+    /// A failure after the execution was recorded. What was decided by then is still left for Argo.
+    #[error("{source}")]
+    Late {
+        /// What was decided.
+        response: Box<Response>,
+        /// The cause.
+        source: Box<Error>,
+    },
     /// Any of the above, with what was being driven.
     #[error("KFP driver: {what} failed: {source}")]
     Driving {
@@ -61,4 +71,20 @@ pub enum Error {
         /// The cause.
         source: Box<Error>,
     },
+}
+
+impl Error {
+    /// What was decided before the failure, if anything was recorded.
+    #[must_use]
+    pub fn response(&self) -> Option<&Response> {
+        match self {
+            Error::Late { response, .. } => Some(response),
+            Error::Driving { source, .. } => source.response(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn late(self, response: Response) -> Self {
+        Error::Late { response: Box::new(response), source: Box::new(self) }
+    }
 }

@@ -86,8 +86,8 @@ impl Services {
 /// Does what one driver invocation has to do.
 ///
 /// # Errors
-/// [`Error::Driving`], which says what was driven and why it failed. An execution that was recorded before the failure
-/// is left FAILED.
+/// [`Error::Driving`], which says what was driven and why it failed. The task has a FAILED execution by then, so that
+/// its DAG fails too, unless the metadata store is what failed.
 pub async fn drive(request: Request, services: &Services) -> Result<Response, Error> {
     let result = match &request.work {
         Work::Root { runtime_config, default_pipeline_root } => {
@@ -137,8 +137,17 @@ async fn run_options(
 ) -> Result<(), Error> {
     let Options { request, servers: _, outputs } = options;
     let work = request.work.clone();
-    let response = drive(request, services).await?;
-    outputs.write(&work, &response, map_path)
+    match drive(request, services).await {
+        Ok(response) => outputs.write(&work, &response, map_path),
+        Err(error) => {
+            if let Some(response) = error.response()
+                && let Err(second) = outputs.write(&work, response, map_path)
+            {
+                tracing::warn!("the output files of the failed driver are incomplete: {second}");
+            }
+            Err(error)
+        }
+    }
 }
 
 #[cfg(test)]

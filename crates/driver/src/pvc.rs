@@ -15,7 +15,7 @@ use crate::container::{Reuse, create, look_up};
 use crate::pod::check_quantity;
 use crate::request::{Container, Request};
 use crate::resolve::Inputs;
-use crate::{Error, Services, kubernetes};
+use crate::{Error, Services, dag, kubernetes};
 
 /// What to do with a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,14 +158,16 @@ pub(crate) async fn operate(
     };
     let (state, outputs) = match &outcome {
         Ok((state, outputs)) => (*state, Some(outputs.clone())),
-        Err(_) => (State::Failed, None),
+        Err(reason) => {
+            execution.set(names::ERROR_MESSAGE, mlmd::text(reason.clone()));
+            (State::Failed, None)
+        }
     };
     let published = services.metadata.publish(run, &execution, state, outputs, Vec::new()).await;
     let published = published.map_err(|error| failed(format!("failed to publish driver execution: {error}")));
-    let propagated = services.metadata.propagate_dag_state(run, container.task.dag_execution_id).await;
+    dag::tell(run, container.task.dag_execution_id, services).await;
     outcome.map_err(failed)?;
     published?;
-    propagated?;
     // Only creation is remembered: a deletion that was skipped would leave the claim behind.
     if state == State::Complete && operation == Operation::Create && !fingerprint.is_empty() {
         services.cache.store(request, execution.id(), &fingerprint, started).await?;

@@ -220,6 +220,115 @@ async fn loops_are_collected_in_order() {
 }
 
 #[tokio::test]
+async fn iterations_that_a_condition_skipped_are_left_out_of_the_collection() {
+    let world = World::new().await;
+    let root = world.root(json!({})).await;
+    let task = json!({
+        "inputs": {"parameters": {"items": constant(json!([1, 2, 3]))}},
+        "parameterIterator": {"items": {"inputParameter": "items"}, "itemInput": "item"}});
+    let outputs = |task: &str, parameter: &str, artifact: &str| {
+        json!({
+            "parameters": {"o": {"valueFromParameter": {"producerSubtask": task, "outputParameterKey": parameter}}},
+            "artifacts": {"a": {"artifactSelectors": [{"producerSubtask": task, "outputArtifactKey": artifact}]}}})
+    };
+    let body = json!({
+        "inputDefinitions": {"parameters": {"items": kind("LIST"), "item": kind("NUMBER_INTEGER")}},
+        "dag": {"tasks": {"condition-1": {}}, "outputs": outputs("condition-1", "o", "a")}});
+    let branch = json!({
+        "inputDefinitions": {"parameters": {"n": kind("NUMBER_INTEGER")}},
+        "dag": {"tasks": {"work": {}}, "outputs": outputs("work", "x", "m")}});
+    let head = world.dag(root, "loop", task.clone(), body.clone()).await.unwrap().id();
+    for index in 0..3 {
+        let iteration = world.iteration(head, index, "loop", task.clone(), body.clone()).await;
+        let odd = json!({
+            "inputs": {"parameters": {"n": from_component("item")}},
+            "triggerPolicy": {"condition": "int(inputs.parameter_values['n']) != 2"}});
+        let taken = world.dag(iteration, "condition-1", odd, branch.clone()).await.unwrap();
+        if taken.get("condition") == Some("true") {
+            let uri = format!("gs://b/{index}");
+            world.produce(taken.id(), "work", json!({"x": index}), &[("m", &uri)]).await;
+        }
+    }
+    assert_eq!(world.state(head).await, State::Complete);
+    let inputs =
+        json!({"parameters": {"l": task_output("loop", "o")}, "artifacts": {"as": task_artifact("loop", "a")}});
+    let files =
+        world.container(root, "use", json!({"inputs": inputs}), definitions(json!({"l": kind("LIST")}))).await.unwrap();
+    assert_eq!(files.parameters()["l"], json!([0, 2]));
+    let artifacts = &files.executor_input()["inputs"]["artifacts"]["as"]["artifacts"];
+    assert_eq!((artifacts[0]["uri"].as_str(), artifacts[1]["uri"].as_str()), (Some("gs://b/0"), Some("gs://b/2")));
+    assert_eq!(artifacts.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_dag_is_complete_whatever_its_last_task_was() {
+    let world = World::new().await;
+    let root = world.root(json!({})).await;
+    let group = json!({"dag": {"tasks": {"first": {}, "last": {}}}});
+    let never = json!({"triggerPolicy": {"condition": "1 == 2"}});
+    for last in ["container", "skipped container", "skipped DAG", "empty loop", "claim"] {
+        let outer = world.dag(root, last, json!({}), json!({"dag": {"tasks": {"inner": {}}}})).await.unwrap().id();
+        let inner = world.dag(outer, "inner", json!({}), group.clone()).await.unwrap().id();
+        world.produce(inner, "first", json!({}), &[]).await;
+        assert_eq!(world.state(inner).await, State::Running, "{last}");
+        match last {
+            "container" => drop(world.produce(inner, "last", json!({}), &[]).await),
+            "skipped container" => drop(world.container(inner, "last", never.clone(), json!({})).await.unwrap()),
+            "skipped DAG" => drop(world.dag(inner, "last", never.clone(), group.clone()).await.unwrap()),
+            "empty loop" => drop(run_loop(&world, inner, "last", json!([])).await),
+            _ => {
+                let inputs = json!({"parameters": {
+                    "access_modes": constant(json!(["ReadWriteOnce"])), "size": constant(json!("1Gi")),
+                    "pvc_name_suffix": constant(json!("-x"))}});
+                let image = json!({"image": "argostub/createpvc"});
+                let component = definitions(json!({
+                    "access_modes": kind("LIST"), "size": kind("STRING"), "pvc_name_suffix": kind("STRING")}));
+                let task = json!({"inputs": inputs});
+                world.container_with(inner, "last", task, component, image, json!({})).await.unwrap();
+            }
+        }
+        assert_eq!((world.state(inner).await, world.state(outer).await), (State::Complete, State::Complete), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_be_driven_fails_its_dag_and_is_seen_by_the_exit_task() {
+    let world = World::new().await;
+    let root = world.root(json!({})).await;
+    let group = json!({"dag": {"tasks": {"a": {}, "b": {}, "c": {}}}});
+    let handler = world.dag(root, "exit-handler-1", json!({}), group.clone()).await.unwrap().id();
+    world.produce(handler, "a", json!({}), &[]).await;
+    let broken = json!({"inputs": {"parameters": {"n": task_output("a", "absent")}}});
+    let component = definitions(json!({"n": kind("NUMBER_INTEGER")}));
+    let error = world.container(handler, "b", broken.clone(), component.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("got null for input parameter \"n\""), "{error}");
+    assert_eq!(world.state(handler).await, State::Failed);
+    let run = world.run().await;
+    let children = world.services.metadata.executions_of_dag(&run, handler).await.unwrap();
+    let failed = children.iter().find(|child| child.task_name() == "b").unwrap();
+    assert_eq!(failed.state(), State::Failed);
+    assert!(failed.text(names::ERROR_MESSAGE).contains("got null for input parameter"));
+    world.dag(root, "exit-handler-2", broken, group.clone()).await.unwrap_err();
+
+    // `b` depends on a task that was skipped, so it is never driven and nobody completes the DAG.
+    let other = world.dag(root, "exit-handler-3", json!({}), group).await.unwrap().id();
+    world.produce(other, "a", json!({}), &[]).await;
+    let never = json!({"triggerPolicy": {"condition": "1 == 2"}});
+    world.container(other, "c", never, json!({})).await.unwrap();
+    assert_eq!(world.state(other).await, State::Running);
+    for (dependency, state) in
+        [("exit-handler-1", "FAILED"), ("exit-handler-2", "FAILED"), ("exit-handler-3", "COMPLETE")]
+    {
+        let task = json!({
+            "inputs": {"parameters": {"status": {"taskFinalStatus": {"producerTask": dependency}}}},
+            "dependentTasks": [dependency]});
+        let component = definitions(json!({"status": kind("TASK_FINAL_STATUS")}));
+        let files = world.container(root, "exit", task, component).await.unwrap();
+        assert_eq!(files.parameters()["status"]["state"], state, "{dependency}");
+    }
+}
+
+#[tokio::test]
 async fn nested_loops_collect_nested_parameters_and_flat_artifacts() {
     let world = World::new().await;
     let root = world.root(json!({})).await;
@@ -427,6 +536,10 @@ async fn a_driver_that_fails_late_leaves_a_failed_execution() {
     let dag = world.dag(root, "group", json!({}), json!({"dag": {"tasks": {"t": {}}}})).await.unwrap().id();
     let container = json!({"image": "i", "resources": {"resourceCpuLimit": "many"}});
     let error = world.container_with(dag, "t", json!({}), json!({}), container, json!({})).await.unwrap_err();
+    // Argo gets what was decided before the failure.
+    let files = world.take_files();
+    let written = (files.get("condition"), files.get("cached-decision"), files.get("pod-spec-patch"));
+    assert_eq!(written, (Some("nil"), Some("false"), None));
     assert!(error.to_string().contains("failed to init podSpecPatch: \"many\" is not a quantity"), "{error}");
     let run = world.run().await;
     let execution = world.services.metadata.executions_of_dag(&run, dag).await.unwrap().pop().unwrap();

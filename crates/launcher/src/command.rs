@@ -13,11 +13,15 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
+use crate::log::{LIMITS, Limits, Log};
+
 /// How long the program may take to end after it was asked to. Kubernetes gives a pod 30 s in all; the rest is for
 /// uploading the log and reporting.
 const GRACE: Duration = Duration::from_secs(20);
 /// How long output of processes that the program left behind is still collected.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long writing the rest of the output may take.
+const FINISH: Duration = Duration::from_secs(60);
 
 /// Why the program did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -94,20 +98,24 @@ async fn run_on(
     command.args(arguments).envs(environment.iter().map(|(k, v)| (k, v))).kill_on_drop(true);
     let output = match log {
         None => None,
-        Some(path) => open(path).await.and_then(|file| Some((file, share(&mut command)?))),
+        Some(path) => open(path, LIMITS).await.and_then(|log| Some((log, share(&mut command)?))),
     };
     let mut child =
         command.spawn().map_err(|e| Error::Start { program: program(), reason: start_failure(name, &e) })?;
     // The child has its own copies of the pipe's writing end; with ours open, the end would never come.
     drop(command);
     let reaper = tokio::spawn(reap_orphans(child.id()));
-    let copy = output.map(|(file, pipe)| tokio::spawn(tee(pipe, screen, file)));
+    let enough = CancellationToken::new();
+    let copy = output.map(|(log, pipe)| tokio::spawn(tee(pipe, screen, log, enough.clone())));
     let waited = wait(&mut child, stop).await;
     if let Some(mut copy) = copy
         && tokio::time::timeout(LINGER, &mut copy).await.is_err()
     {
         tracing::warn!("a process that the command left behind holds its output open; further output is not kept");
-        copy.abort();
+        enough.cancel();
+        if tokio::time::timeout(FINISH, &mut copy).await.is_err() {
+            copy.abort();
+        }
     }
     reaper.abort();
     let (status, stopped) = waited.map_err(|source| Error::Watch { program: program(), source })?;
@@ -152,17 +160,10 @@ fn start_failure(name: &str, error: &std::io::Error) -> String {
     }
 }
 
-/// A fresh log file. Without one the output still goes to the own streams.
-async fn open(path: &Path) -> Option<tokio::fs::File> {
-    let made = match path.parent() {
-        Some(parent) => tokio::fs::create_dir_all(parent).await,
-        None => Ok(()),
-    };
-    let file = match made {
-        Ok(()) => tokio::fs::File::create(path).await,
-        Err(e) => Err(e),
-    };
-    file.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot write the log, output is not kept"))
+/// A fresh log. Without one the output still goes to the own streams.
+async fn open(path: &Path, limits: Limits) -> Option<Log> {
+    let log = Log::create(path, limits).await;
+    log.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot write the log, output is not kept"))
         .ok()
 }
 
@@ -185,14 +186,18 @@ fn share(command: &mut Command) -> Option<pipe::Receiver> {
     }
 }
 
-/// Copies to standard output and to the file. A failing side does not disturb the other, nor the program.
-async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, file: tokio::fs::File) {
+/// Copies to standard output and to the log until all is read or `enough`. A failing side does not disturb the other, nor the program.
+async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, log: Log, enough: CancellationToken) {
     let mut buffer = vec![0; 64 << 10];
-    let (mut screen, mut file) = (Some(screen), Some(file));
+    let (mut screen, mut log) = (Some(screen), Some(log));
     loop {
-        let n = match input.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(n) => n,
+        let n = tokio::select! {
+            biased;
+            read = input.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => break,
+                Ok(n) => n,
+            },
+            () = enough.cancelled() => break,
         };
         if let Some(out) = &mut screen {
             let written = match out.write_all(&buffer[..n]).await {
@@ -203,15 +208,15 @@ async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, file: t
                 screen = None;
             }
         }
-        if let Some(out) = &mut file
-            && let Err(error) = out.write_all(&buffer[..n]).await
+        if let Some(out) = &mut log
+            && let Err(error) = out.write(&buffer[..n]).await
         {
             tracing::warn!(%error, "cannot write the log, the rest is not kept");
-            file = None;
+            log = None;
         }
     }
-    if let Some(mut out) = file
-        && let Err(error) = out.flush().await
+    if let Some(out) = log
+        && let Err(error) = out.finish().await
     {
         tracing::warn!(%error, "cannot write the end of the log");
     }

@@ -28,8 +28,6 @@ const TRANSFERS: usize = 4;
 const MODEL_POLL: Duration = Duration::from_millis(500);
 /// The result is recorded already when the cache is told: do not hold the pod for long.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Property of a failed execution that says why. Not upstream's; the UI lists it with the others.
-const ERROR_MESSAGE: &str = "error_message";
 
 struct Task<'a> {
     options: &'a Options,
@@ -286,13 +284,17 @@ impl Task<'_> {
         if !matches!(failure, Error::Command(command::Error::Exit { .. })) {
             append(&path, &format!("launcher: {failure}\n")).await;
         }
-        match self.store(names::EXECUTOR_LOGS, artifact).await {
-            Ok(output) => output.into_iter().collect(),
-            Err(error) => {
-                tracing::warn!(%error, "the log of the failed task could not be kept");
-                Vec::new()
-            }
+        let stored = self.store(names::EXECUTOR_LOGS, artifact);
+        let stored = match failure.time_for_log() {
+            Some(limit) => tokio::time::timeout(limit, stored).await,
+            None => Ok(stored.await),
+        };
+        match stored {
+            Ok(Ok(output)) => return output.into_iter().collect(),
+            Ok(Err(error)) => tracing::warn!(%error, "the log of the failed task could not be kept"),
+            Err(_) => tracing::warn!("the log of the failed task could not be kept in the time that is left"),
         }
+        Vec::new()
     }
 
     /// Records the end of the task, offers it to the cache, and brings the parent DAGs up to date.
@@ -304,7 +306,7 @@ impl Task<'_> {
         let (state, parameters, artifacts, failure) = match worked {
             Ok(results) => (State::Complete, Some(results.parameters), results.artifacts, None),
             Err(failure) => {
-                self.execution.set(ERROR_MESSAGE, text(failure.to_string()));
+                self.execution.set(names::ERROR_MESSAGE, text(failure.to_string()));
                 (State::Failed, None, self.failed_logs(&failure).await, Some(failure))
             }
         };

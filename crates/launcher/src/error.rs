@@ -1,6 +1,7 @@
 //! Why a task failed, in words for the person who wrote the pipeline.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kfp_core::{mlmd, objects};
 
@@ -106,4 +107,18 @@ pub enum Error {
     /// The importer's task or component is not what it should be.
     #[error("importer: {0}")]
     Importer(String),
+}
+
+impl Error {
+    /// How long keeping the log may take after this failure: not long if the pod is about to be killed, or if the store
+    /// has been away for minutes already.
+    pub(crate) fn time_for_log(&self) -> Option<Duration> {
+        match self {
+            Error::Stopped | Error::Command(command::Error::Stopped { .. }) => Some(Duration::from_secs(8)),
+            Error::Download { source, .. } | Error::Upload { source, .. } if source.is_transient() => {
+                Some(Duration::from_secs(15))
+            }
+            _ => None,
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) async fn run(options: &Options) -> Result<i64, Error> {
     let (state, artifacts, failure) = match imported {
         Ok(output) => (State::Complete, vec![output], None),
         Err(failure) => {
-            execution.set("error_message", text(failure.to_string()));
+            execution.set(names::ERROR_MESSAGE, text(failure.to_string()));
             (State::Failed, Vec::new(), Some(failure))
         }
     };
@@ -133,10 +133,12 @@ impl Importer<'_> {
             } else if let Some(producer) = source["taskOutputParameter"]["producerTask"].as_str() {
                 let key = source["taskOutputParameter"]["outputParameterKey"].as_str().unwrap_or_default();
                 let task = siblings.child(self.options.parent_dag_id, producer).await?;
-                let value = task.as_ref().and_then(|task| task.output(key)).map(ir::to_json);
-                value.ok_or_else(|| {
-                    Error::Importer(format!("input parameter {name:?}: task {producer:?} has no output {key:?}"))
-                })?
+                let missing =
+                    || Error::Importer(format!("input parameter {name:?}: task {producer:?} has no output {key:?}"));
+                match ir::to_json(&siblings.output_parameter(task.ok_or_else(missing)?, key).await?) {
+                    Value::Null => return Err(missing()),
+                    value => value,
+                }
             } else {
                 return Err(Error::Importer(format!("input parameter {name:?} has an unsupported source: {source}")));
             };

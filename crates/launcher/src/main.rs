@@ -18,7 +18,7 @@ fn main() -> std::process::ExitCode {
     match result {
         Ok(_) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("launcher: {error:#}");
+            eprintln!("launcher: {error}");
             std::process::ExitCode::FAILURE
         }
     }

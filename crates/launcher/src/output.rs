@@ -10,7 +10,10 @@ use crate::paths::Paths;
 use crate::spec::{Artifact, Component, ExecutorInput, ParameterType};
 
 /// Executor output files hold parameters and metadata, not data.
-const MAX_OUTPUT: u64 = 128 << 20;
+const MAX_OUTPUT: u64 = 32 << 20;
+/// Bytes of one output parameter, and of all together, as text. The metadata store keeps them in one value, which may
+/// have 16 MiB on MySQL, and encodes them in four thirds of their size.
+const MAX_PARAMETERS: u64 = 10 << 20;
 
 /// Why outputs could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,18 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// Output parameters are too large for the metadata store.
+    #[error(
+        "output {what} {bytes} bytes, but the parameters of a task may have {} MiB in all; \
+         large values belong into an output artifact (dsl.Output[dsl.Artifact])",
+        MAX_PARAMETERS >> 20
+    )]
+    TooLarge {
+        /// `parameter "x" has` or `parameters have`.
+        what: String,
+        /// Their size as text.
+        bytes: u64,
     },
     /// An output parameter is missing or not of its type.
     #[error("failed to read output parameter name={name:?} type={:?} path={path:?}: {reason}", kind.name())]
@@ -73,7 +88,15 @@ impl ExecutorOutput {
         let text = match tokio::fs::metadata(path).await {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(malformed(e.to_string())),
-            Ok(meta) if meta.len() > MAX_OUTPUT => return Err(malformed(format!("{} bytes are too many", meta.len()))),
+            Ok(meta) if meta.len() > MAX_OUTPUT => {
+                return Err(malformed(format!(
+                    "it has {} bytes, but at most {} MiB may be returned as parameters and metadata; large values \
+                     belong into an output artifact (dsl.Output[dsl.Artifact])",
+                    meta.len(),
+                    MAX_OUTPUT >> 20
+                )));
+            }
+            Ok(meta) if !meta.is_file() => return Err(malformed("it is not a file".into())),
             Ok(_) => tokio::fs::read(path).await.map_err(|e| malformed(e.to_string()))?,
         };
         if text.iter().all(u8::is_ascii_whitespace) {
@@ -121,6 +144,10 @@ pub async fn parameters(
         let kind = component.output_parameters.get(name).copied().unwrap_or(ParameterType::Other);
         let path = paths.place(path);
         let failed = |reason: String| Error::Parameter { name: name.to_owned(), kind, path: path.clone(), reason };
+        let size = tokio::fs::metadata(&path).await.map_or(0, |meta| meta.len());
+        if size > MAX_PARAMETERS {
+            return Err(Error::TooLarge { what: format!("parameter {name:?} has"), bytes: size });
+        }
         let text = match tokio::fs::read(&path).await {
             Ok(bytes) => String::from_utf8(bytes).map_err(|_| failed("the file is not UTF-8 text".into()))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -132,7 +159,32 @@ pub async fn parameters(
         };
         values.insert(name.to_owned(), convert(&text, kind).map_err(failed)?);
     }
+    check_size(&values)?;
     Ok(values)
+}
+
+fn check_size(values: &BTreeMap<String, Value>) -> Result<(), Error> {
+    let sizes: Vec<u64> = values.values().map(size).collect();
+    let bytes = sizes.iter().sum();
+    if bytes <= MAX_PARAMETERS {
+        return Ok(());
+    }
+    let one = values.keys().zip(sizes).find(|(_, size)| *size > MAX_PARAMETERS);
+    Err(match one {
+        Some((name, bytes)) => Error::TooLarge { what: format!("parameter {name:?} has"), bytes },
+        None => Error::TooLarge { what: "parameters have".into(), bytes },
+    })
+}
+
+/// Bytes of a value as JSON, about.
+fn size(value: &Value) -> u64 {
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 9,
+        Value::String(text) => text.len() as u64,
+        Value::Array(list) => list.iter().map(|item| size(item) + 1).sum(),
+        Value::Object(map) => map.iter().map(|(key, item)| key.len() as u64 + size(item) + 4).sum(),
+    }
 }
 
 /// The text of an output parameter's file as a value of its type.
@@ -185,6 +237,27 @@ mod tests {
         ] {
             assert_eq!(convert(text, kind), want.map_err(str::to_owned), "{text:?} {kind:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn very_large_parameters_are_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        std::fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+        let input = json!({"outputs": {"parameters": {"p": {"outputFile": path.to_string_lossy()}}}});
+        let input = ExecutorInput::parse(&input.to_string()).unwrap();
+        let none = ExecutorOutput::default();
+        let error = parameters(&input, &Component::default(), &none, &Paths::default()).await.unwrap_err().to_string();
+        let words = "output parameter \"p\" has 104857600 bytes, but the parameters of a task may have 10 MiB in all; \
+                     large values belong into an output artifact";
+        assert!(error.starts_with(words), "{error}");
+        let error = ExecutorOutput::read(&path).await.unwrap_err().to_string();
+        assert!(error.contains("it has 104857600 bytes, but at most 32 MiB"), "{error}");
+
+        let many: BTreeMap<_, _> = (0..12).map(|i| (format!("p{i}"), json!(["x".repeat(1 << 20)]))).collect();
+        let error = check_size(&many).unwrap_err().to_string();
+        assert!(error.starts_with("output parameters have 12582924 bytes, but"), "{error}");
+        check_size(&many.into_iter().take(9).collect()).unwrap();
     }
 
     async fn read(text: &str) -> Result<ExecutorOutput, Error> {

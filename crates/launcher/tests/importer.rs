@@ -3,17 +3,24 @@
 
 mod support;
 
-use kfp_core::mlmd::{State, names};
+use std::collections::BTreeMap;
+
+use kfp_core::mlmd::{self, NewExecution, State, names};
 use kfp_core::shutdown::CancellationToken;
 use kfp_launcher::{Error, Options, Outcome};
 use serde_json::{Value, json};
 use support::{RUN, World};
 
 async fn import(world: &World, spec: &Value) -> Result<i64, Error> {
+    import_from(world, spec, &json!({"componentInputParameter": "where"})).await
+}
+
+/// Imports with task input `uri` from `source`.
+async fn import_from(world: &World, spec: &Value, source: &Value) -> Result<i64, Error> {
     let component = json!({"outputDefinitions": {"artifacts": {"artifact": {
         "artifactType": {"schemaTitle": "system.Dataset"}}}}});
     let task = json!({"taskInfo": {"name": "importer"},
-        "inputs": {"parameters": {"uri": {"componentInputParameter": "where"}, "n": {"runtimeValue": {"constant": 3}}}}});
+        "inputs": {"parameters": {"uri": source, "n": {"runtimeValue": {"constant": 3}}}}});
     let (port, dag) = (world.metadata_port.to_string(), world.dag.to_string());
     let (task, spec, component) = (task.to_string(), spec.to_string(), component.to_string());
     let words = [
@@ -82,6 +89,42 @@ async fn the_address_may_be_a_parameter() {
     let spec = json!({"artifactUri": {"runtimeParameter": "uri"}, "typeSchema": {"schemaTitle": "system.Dataset"}});
     let execution = import(&world, &spec).await.unwrap();
     assert_eq!(imported(&world, execution).await.uri(), "gs://other/data.csv");
+}
+
+#[tokio::test]
+async fn the_address_may_be_an_output_of_a_nested_dag() {
+    let world = World::new(2).await;
+    let spec = json!({"artifactUri": {"runtimeParameter": "uri"}, "typeSchema": {"schemaTitle": "system.Dataset"}});
+    let source = json!({"taskOutputParameter": {"producerTask": "group", "outputParameterKey": "address"}});
+    let missing = import_from(&world, &spec, &source).await.unwrap_err().to_string();
+    assert!(missing.contains("task \"group\" has no output \"address\""), "{missing}");
+
+    let (metadata, run) = (&world.metadata, &world.run);
+    let in_dag = |parent: i64, name: &str| -> BTreeMap<_, _> {
+        [(names::PARENT_DAG_ID.to_owned(), mlmd::int(parent)), (names::TASK_NAME.to_owned(), mlmd::text(name))].into()
+    };
+    let from = r#"{"valueFromParameter":{"producerSubtask":"make","outputParameterKey":"u"}}"#;
+    let producers = kfp_core::ir::struct_from_json(json!({"address": from}).as_object().unwrap());
+    let mut group = in_dag(world.dag, "group");
+    group.insert(names::PARAMETER_PRODUCER_TASK.to_owned(), mlmd::struct_value(producers));
+    let dag = NewExecution {
+        type_name: names::DAG_EXECUTION,
+        state: State::Running,
+        properties: group,
+        ..NewExecution::default()
+    };
+    let dag = metadata.create_execution(run, dag).await.unwrap().id();
+    let task = NewExecution {
+        type_name: names::CONTAINER_EXECUTION,
+        state: State::Running,
+        properties: in_dag(dag, "make"),
+        ..NewExecution::default()
+    };
+    let task = metadata.create_execution(run, task).await.unwrap();
+    let outputs = [("u".to_owned(), kfp_core::ir::from_json(&json!("s3://b/made")))].into();
+    metadata.publish(run, &task, State::Complete, Some(outputs), Vec::new()).await.unwrap();
+    let execution = import_from(&world, &spec, &source).await.unwrap();
+    assert_eq!(imported(&world, execution).await.uri(), "s3://b/made");
 }
 
 #[tokio::test]

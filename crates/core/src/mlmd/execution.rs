@@ -277,7 +277,7 @@ impl Client {
     }
 
     /// Records the end of an execution in one transaction: its state, output parameters (`None` leaves the property
-    /// out), output artifacts and their events, in the contexts of the run. Returns the artifacts' ids in order.
+    /// out), output artifacts and their events, in the contexts of the run.
     ///
     /// # Errors
     /// When the store fails; then nothing was recorded.
@@ -288,7 +288,7 @@ impl Client {
         state: State,
         outputs: Option<BTreeMap<String, Value>>,
         artifacts: Vec<Output>,
-    ) -> Result<Vec<i64>, Error> {
+    ) -> Result<(), Error> {
         let mut execution = execution.clone();
         execution.set_state(state);
         if let Some(fields) = outputs {
@@ -309,7 +309,7 @@ impl Client {
             contexts: run.contexts(),
             ..Default::default()
         };
-        Ok(rpc!(self, put_execution, request).await?.artifact_ids)
+        self.put_once(request).await
     }
 }
 

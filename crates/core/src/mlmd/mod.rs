@@ -1,19 +1,24 @@
 //! Client of the ML-Metadata service: what driver and launcher need, in their words.
 //!
-//! Every call has a timeout and is retried a bounded number of times when the server says that trying again may help
-//! (`UNAVAILABLE`, and `ABORTED`, which stands for a database deadlock).
+//! Every call has a timeout and is repeated for some minutes when trying again may help: the server says so
+//! (`UNAVAILABLE`, and `ABORTED`, which stands for a database deadlock) or is away, for it may be restarting, and the
+//! work of a task must not be lost for that.
 
 mod artifact;
 mod convert;
 mod execution;
 pub mod names;
+mod producers;
 mod run;
 mod tree;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use kfp_proto::ml_metadata as pb;
 use kfp_proto::ml_metadata::metadata_store_service_client::MetadataStoreServiceClient;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -28,6 +33,8 @@ pub use tree::Tree;
 
 /// Largest message in either direction, as upstream sets it.
 const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
+/// For how long a store that is away is tried again.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Why an operation on pipeline metadata failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,9 @@ pub enum Error {
     /// Something that must exist does not.
     #[error("metadata store: {0} not found")]
     NotFound(String),
+    /// A task's output cannot be found among the executions of its run.
+    #[error("{0}")]
+    Output(String),
     /// Stored or given data cannot be understood.
     #[error("metadata store: {0}")]
     Invalid(String),
@@ -59,6 +69,12 @@ impl Error {
             Error::Call { status, .. } => Some(status.code()),
             _ => None,
         }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self.code(), Some(Code::Unavailable | Code::Aborted))
     }
 
     /// Whether the object to create exists already: gRPC code 6, or the texts with which a store on MySQL reports it.
@@ -125,9 +141,43 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        grpc::with_retries(|| rpc(self.inner.clone(), Request::new(request.clone())))
-            .await
-            .map_err(|status| Error::Call { call: name, status: Box::new(status) })
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = grpc::with_retries(|| rpc(self.inner.clone(), Request::new(request.clone()))).await;
+            let error = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(status) => Error::Call { call: name, status: Box::new(status) },
+            };
+            if !error.is_transient() || Instant::now() >= end {
+                return Err(error);
+            }
+            tracing::warn!(%error, "trying again");
+        }
+    }
+
+    /// Stores an execution together with new artifacts, once: when an answer is lost, the execution's state says
+    /// whether the request arrived. Done twice, it would make every artifact twice.
+    async fn put_once(&self, request: pb::PutExecutionRequest) -> Result<(), Error> {
+        let execution = request.execution.clone().unwrap_or_default();
+        let (id, state) = (execution.id(), execution.last_known_state());
+        let end = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let answer = self.inner.clone().put_execution(request.clone()).await;
+            let error = match answer {
+                Ok(_) => return Ok(()),
+                Err(status) => Error::Call { call: "put_execution", status: Box::new(status) },
+            };
+            if !error.is_transient() || Instant::now() >= end {
+                return Err(error);
+            }
+            tracing::warn!(%error, "trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+            if self.execution(id).await?.state() == state {
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -66,6 +66,9 @@ pub const WORKSPACE_METADATA: &str = "_kfp_workspace";
 /// Output artifact that holds a task's log.
 pub const EXECUTOR_LOGS: &str = "executor-logs";
 
+/// Why an execution failed, in words. Not upstream's; the UI lists it with the other properties.
+pub const ERROR_MESSAGE: &str = "error_message";
+
 /// Name of the root execution of a run; makes its creation idempotent.
 #[must_use]
 pub fn root_execution(run_id: &str) -> String {

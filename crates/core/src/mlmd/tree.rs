@@ -75,6 +75,32 @@ impl<'a> Tree<'a> {
         Ok(self.children.get(&dag).and_then(|children| children.get(&(name.to_owned(), None))).cloned())
     }
 
+    /// The state of a task that has come to its end, for tasks that depend on it. A DAG may be left RUNNING: tasks whose
+    /// dependencies were skipped are never driven, and pods may vanish. Then its children tell: it failed if one of them
+    /// did, or began and did not end, or if there is none.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn outcome(&mut self, task: &Execution) -> Result<State, Error> {
+        if !task.is_dag() || task.state() != State::Running {
+            return Ok(task.state());
+        }
+        let mut pending = vec![task.id()];
+        while let Some(dag) = pending.pop() {
+            self.load(dag).await?;
+            let children = self.children.get(&dag).filter(|children| !children.is_empty());
+            let Some(children) = children else { return Ok(State::Failed) };
+            for child in children.values() {
+                match child.state() {
+                    State::Running if child.is_dag() => pending.push(child.id()),
+                    State::Complete | State::Cached | State::Canceled => {}
+                    _ => return Ok(State::Failed),
+                }
+            }
+        }
+        Ok(State::Complete)
+    }
+
     /// The iterations of a loop in order; `None` for those that do not exist.
     ///
     /// # Errors

@@ -148,8 +148,9 @@ impl Resolver<'_> {
             return Err(Error::Inputs(format!("task {} has no dependent tasks", self.task.display_name())));
         };
         let producer = self.producer(producer).await?;
+        let state = self.tree.outcome(&producer).await?;
         Ok(ir::from_json(&json!({
-            "state": producer.state().as_str_name(),
+            "state": state.as_str_name(),
             "error": {},
             "pipelineJobResourceName": self.request.run.name,
             "pipelineTaskName": producer.task_name(),

@@ -68,6 +68,8 @@ impl Drop for World {
     }
 }
 
+const OUTPUTS: [&str; 5] = ["execution-id", "iteration-count", "condition", "cached-decision", "pod-spec-patch"];
+
 /// The output files of one driver.
 #[derive(Debug, Default)]
 pub struct Files(BTreeMap<&'static str, String>);
@@ -161,8 +163,7 @@ impl World {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             words.push(format!("--{name}={text}"));
         }
-        let outputs = ["execution-id", "iteration-count", "condition", "cached-decision", "pod-spec-patch"];
-        for name in outputs {
+        for name in OUTPUTS {
             words.push(format!("--{}_path=/tmp/outputs/{name}", name.replace('-', "_")));
         }
         let environment = Environment {
@@ -170,14 +171,23 @@ impl World {
             pod: DriverPod { name: "driver-pod".into(), uid: "uid-1".into() },
             default_pipeline_root: DEFAULT_PIPELINE_ROOT.into(),
         };
-        let private = self.directory.path().join("root");
-        let map = |path: &str| -> PathBuf { private.join(path.trim_start_matches('/')) };
-        kfp_driver::run_with(words, &self.services, &environment, &map).await?;
-        let read =
-            |name: &'static str| Some((name, std::fs::read_to_string(map(&format!("/tmp/outputs/{name}"))).ok()?));
-        let files = Files(outputs.into_iter().filter_map(read).collect());
-        std::fs::remove_dir_all(&private).unwrap();
-        Ok(files)
+        kfp_driver::run_with(words, &self.services, &environment, &|path| self.place(path)).await?;
+        Ok(self.take_files())
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        self.directory.path().join("root").join(path.trim_start_matches('/'))
+    }
+
+    /// What the last driver wrote.
+    pub fn take_files(&self) -> Files {
+        let read = |name: &'static str| {
+            Some((name, std::fs::read_to_string(self.place(&format!("/tmp/outputs/{name}"))).ok()?))
+        };
+        let files = Files(OUTPUTS.into_iter().filter_map(read).collect());
+        // A driver that fails early writes nothing.
+        let _ = std::fs::remove_dir_all(self.place("/"));
+        files
     }
 
     /// Drives the root and gives its execution id.
@@ -249,9 +259,10 @@ impl World {
             outputs.push(Output { name: (*name).to_owned(), artifact });
         }
         let parameters = ir::struct_from_json(parameters.as_object().unwrap()).fields;
-        let ids = metadata.publish(&run, &execution, state, Some(parameters), outputs).await.unwrap();
+        metadata.publish(&run, &execution, state, Some(parameters), outputs).await.unwrap();
         metadata.propagate_dag_state(&run, execution.parent_dag_id().unwrap()).await.unwrap();
-        ids
+        let made = metadata.output_artifacts(id).await.unwrap();
+        artifacts.iter().map(|(name, _)| made[*name].id()).collect()
     }
 
     /// Drives a container without inputs and ends it well.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Response, Status};
 
@@ -101,6 +102,21 @@ pub fn channel(address: &str, port: u16, tls: Option<&Tls>) -> Result<Channel, E
         endpoint = endpoint.tls_config(tls.config()).map_err(|e| bad(e.to_string()))?;
     }
     Ok(endpoint.connect_lazy())
+}
+
+/// Waits up to `timeout` until the server takes connections; true when it does, or when `shutdown` comes first.
+pub async fn opened(address: &str, port: u16, timeout: Duration, shutdown: &CancellationToken) -> bool {
+    let open = async {
+        let mut pause = Duration::from_millis(50);
+        while tokio::net::TcpStream::connect((address, port)).await.is_err() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => true,
+        opened = tokio::time::timeout(timeout, open) => opened.is_ok(),
+    }
 }
 
 /// Runs one RPC with bounded retries when the server says that trying again may help (`UNAVAILABLE`, and `ABORTED`,

@@ -2,6 +2,8 @@
 //! Argo Workflow types, schedules, gRPC connections, the metadata client, object stores and a small Kubernetes client.
 
 pub mod argo;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 #[cfg(feature = "cron")]
 pub mod cron;
 pub mod duration;
@@ -16,6 +18,8 @@ pub mod ir;
 #[cfg(feature = "kubeapi")]
 pub mod kubeapi;
 pub mod logging;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "mlmd")]
 pub mod mlmd;
 #[cfg(feature = "objects")]
@@ -24,3 +28,5 @@ pub mod objects;
 pub mod schedule;
 pub mod shutdown;
 pub mod termination;
+#[cfg(feature = "grpc")]
+pub mod token;

@@ -310,6 +310,7 @@ fn schedule_options(kube: kube::Client, host: &str, grpc_port: u16) -> Result<kf
         .map_err(|stop| Error::Component { component: "schedule controller", reason: format!("{stop:?}") })?;
     options.api_grpc_port = grpc_port;
     options.client = Some(kube);
+    options.metrics_port.clear();
     Ok(options)
 }
 

@@ -6,6 +6,6 @@ use kfp_persistence_agent::{Options, run};
 async fn main() -> anyhow::Result<()> {
     let options = Options::from_command_line();
     kfp_core::logging::init(&options.log_level);
-    run(options, kfp_core::shutdown::on_signal()?).await?;
+    run(options, kfp_core::shutdown::on_signal_or_exit()?).await?;
     Ok(())
 }

@@ -1,106 +1,241 @@
-//! An object as it travels through the agent: its JSON, and the little of it that decides what to do.
+//! What the agent reads of the objects that it reports, and the JSON that it sends.
 
-use std::borrow::Cow;
-
-use kube::api::{ApiResource, ObjectMeta};
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use kfp_core::cluster::part::{Fields, Part};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
-/// An object of any kind. It is reported as it was received, so it is never taken apart: parsed whole, a large
-/// Workflow takes ten times the memory of its JSON.
+use crate::queue::Weight;
+
+/// Label that the API server puts on a workflow whose final state it has stored.
+pub const FINAL_STATE: &str = "pipeline/persistedFinalState";
+/// Label with the run that a workflow executes; workflows without it are none of ours.
+pub const RUN_ID: &str = "pipeline/runid";
+/// The state of a run whose Workflow is gone, and why.
+const GONE: &str = "Error";
+const GONE_MESSAGE: &str = "the Workflow was deleted before the run ended, and not by Kubeflow Pipelines";
+
+/// An object as it is reported.
+pub type Object = Part<Reported>;
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// The JSON as it was received, and the little of it that decides what to do.
 #[derive(Clone, Debug)]
-pub struct Object {
-    /// Metadata.
-    pub metadata: ObjectMeta,
+pub struct Reported {
     /// `status.finishedAt`, empty if there is none.
     pub finished_at: String,
-    json: Box<RawValue>,
+    /// `status.phase`, empty if there is none.
+    pub phase: String,
+    /// The object.
+    pub json: Box<RawValue>,
 }
 
-impl Object {
-    /// The object as it was received.
-    #[must_use]
-    pub fn json(&self) -> &str {
-        self.json.get()
-    }
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
+impl Fields for Reported {
+    fn read(json: Box<RawValue>) -> Self {
+        #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Status {
             finished_at: Option<String>,
+            phase: Option<String>,
         }
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
         struct Head {
-            #[serde(default)]
-            metadata: ObjectMeta,
             status: Option<Status>,
         }
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        let head: Head = serde_json::from_str(json.get()).map_err(D::Error::custom)?;
-        let finished_at = head.status.and_then(|status| status.finished_at).unwrap_or_default();
-        Ok(Self { metadata: head.metadata, finished_at, json })
+        // An unreadable status counts as none: such a Workflow is reported as it is.
+        let head: Head = serde_json::from_str(json.get()).unwrap_or_default();
+        let status = head.status.unwrap_or_default();
+        Self { finished_at: status.finished_at.unwrap_or_default(), phase: status.phase.unwrap_or_default(), json }
     }
 }
 
-impl kube::Resource for Object {
-    type DynamicType = ApiResource;
-    type Scope = kube::core::DynamicResourceScope;
+/// What there is to say about an object.
+#[derive(Debug)]
+pub enum State {
+    /// It is like this.
+    Is(Object),
+    /// It is not there any more, and was like this; a Workflow that vanished while nobody looked is known by its run only.
+    Gone {
+        /// The last state.
+        last: Option<Object>,
+        /// The run that it executed.
+        run_id: String,
+    },
+}
 
-    fn group(resource: &ApiResource) -> Cow<'_, str> {
-        resource.group.as_str().into()
+impl Weight for State {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Is(object) | Self::Gone { last: Some(object), .. } => object.fields.json.get().len(),
+            Self::Gone { last: None, .. } => 0,
+        }
     }
+}
 
-    fn version(resource: &ApiResource) -> Cow<'_, str> {
-        resource.version.as_str().into()
-    }
+/// Namespace and name of an object.
+pub fn key(meta: &kube::api::ObjectMeta) -> Key {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
 
-    fn kind(resource: &ApiResource) -> Cow<'_, str> {
-        resource.kind.as_str().into()
+/// The last report of a Workflow that was deleted: one that had ended is reported as it was, any other has failed.
+///
+/// Owners are left out, or the API server would take the Workflow of a run that a user deleted for a new one of its
+/// schedule.
+pub fn obituary((namespace, name): &Key, last: Option<&Object>, run_id: &str, now: &str) -> String {
+    let mut object: Value = last
+        .and_then(|last| serde_json::from_str(last.fields.json.get()).ok())
+        .filter(Value::is_object)
+        .unwrap_or_else(|| {
+            json!({
+                "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow",
+                "metadata": {"namespace": namespace, "name": name, "uid": run_id, "labels": {RUN_ID: run_id}},
+            })
+        });
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("ownerReferences");
     }
+    if last.is_some_and(|last| matches!(last.fields.phase.as_str(), "Succeeded" | "Failed" | "Error")) {
+        return object.to_string();
+    }
+    if !object["status"].is_object() {
+        object["status"] = json!({});
+    }
+    let end = |status: &mut Map<String, Value>| {
+        status.insert("phase".to_owned(), json!(GONE));
+        status.insert("message".to_owned(), json!(GONE_MESSAGE));
+        status.insert("finishedAt".to_owned(), json!(now));
+    };
+    for node in object["status"]["nodes"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        if let Some(node) = node.as_object_mut()
+            && matches!(node.get("phase").and_then(Value::as_str), None | Some("" | "Pending" | "Running"))
+        {
+            end(node);
+        }
+    }
+    if let Some(status) = object["status"].as_object_mut() {
+        end(status);
+    }
+    object.to_string()
+}
 
-    fn api_version(resource: &ApiResource) -> Cow<'_, str> {
-        resource.api_version.as_str().into()
+/// The report of a ScheduledWorkflow. Its parameters are JSON texts, except in those of v1 pipelines, where they are plain
+/// texts; the version says which, as the API server expects.
+pub fn schedule(json: &RawValue) -> String {
+    #[derive(Deserialize)]
+    struct Parameter {
+        value: Option<String>,
     }
-
-    fn plural(resource: &ApiResource) -> Cow<'_, str> {
-        resource.plural.as_str().into()
+    #[derive(Default, Deserialize)]
+    struct Workflow {
+        #[serde(default)]
+        parameters: Option<Vec<Parameter>>,
+        spec: Option<Box<RawValue>>,
     }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
+    #[derive(Default, Deserialize)]
+    struct Spec {
+        workflow: Option<Workflow>,
     }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+    #[derive(Default, Deserialize)]
+    struct Head {
+        spec: Option<Spec>,
     }
+    let head: Head = serde_json::from_str(json.get()).unwrap_or_default();
+    let workflow = head.spec.and_then(|spec| spec.workflow).unwrap_or_default();
+    let v1 = workflow.spec.is_some_and(|spec| {
+        let text = spec.get();
+        text != "null"
+            && !text.contains("pipelines.kubeflow.org/v2_pipeline")
+            && !text.contains("pipelines.kubeflow.org/v2_component")
+    });
+    let json_texts = workflow.parameters.iter().flatten().all(|parameter| {
+        serde_json::from_str::<serde::de::IgnoredAny>(parameter.value.as_deref().unwrap_or_default()).is_ok()
+    });
+    let version = if v1 || !json_texts { "kubeflow.org/v1beta1" } else { "kubeflow.org/v2beta1" };
+    let Ok(mut fields) = serde_json::from_str::<std::collections::BTreeMap<&str, &RawValue>>(json.get()) else {
+        return json.get().to_owned();
+    };
+    let texts = [("apiVersion", version), ("kind", "ScheduledWorkflow")]
+        .map(|(key, text)| (key, RawValue::from_string(format!("\"{text}\""))));
+    for (key, text) in &texts {
+        if let Ok(text) = text {
+            fields.insert(key, text);
+        }
+    }
+    serde_json::to_string(&fields).unwrap_or_else(|_| json.get().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::api::{ObjectList, WatchEvent};
 
-    const WORKFLOW: &str = r#"{"kind":"Workflow","metadata":{"name":"w","labels":{"a":"b"}},"status":{"finishedAt":null,"nodes":{"n":{"x":1.50}}}}"#;
-
-    #[test]
-    fn watch_events_and_lists_carry_objects_verbatim() {
-        let event = format!(r#"{{"type":"MODIFIED","object":{WORKFLOW}}}"#);
-        let Ok(WatchEvent::Modified(object)) = serde_json::from_str::<WatchEvent<Object>>(&event) else { panic!() };
-        assert_eq!(object.json(), WORKFLOW);
-        assert_eq!((object.metadata.name.as_deref(), object.finished_at.as_str()), (Some("w"), ""));
-        let list = format!(r#"{{"kind":"WorkflowList","apiVersion":"v1","metadata":{{}},"items":[{WORKFLOW}]}}"#);
-        let list: ObjectList<Object> = serde_json::from_str(&list).unwrap();
-        assert_eq!(list.items[0].json(), WORKFLOW);
+    fn object(json: &Value) -> Object {
+        serde_json::from_str(&json.to_string()).unwrap()
     }
 
     #[test]
-    fn the_time_of_the_end_is_read() {
-        let object: Object =
-            serde_json::from_str(r#"{"metadata":{},"status":{"finishedAt":"2026-01-01T00:00:00Z"}}"#).unwrap();
-        assert_eq!(object.finished_at, "2026-01-01T00:00:00Z");
+    fn the_end_is_read_and_a_strange_status_is_none() {
+        let read = |status: Value| {
+            let fields = object(&json!({"metadata": {}, "status": status})).fields;
+            (fields.finished_at, fields.phase)
+        };
+        let end = "2026-01-01T00:00:00Z";
+        assert_eq!(read(json!({"finishedAt": end, "phase": "Failed"})), (end.to_owned(), "Failed".to_owned()));
+        for strange in
+            [json!({"finishedAt": 5, "phase": []}), json!("broken"), json!({"finishedAt": null}), json!(null)]
+        {
+            assert_eq!(read(strange), Default::default());
+        }
+    }
+
+    #[test]
+    fn deleted_workflow_ends_with_all_that_was_running() {
+        let key = ("n".to_owned(), "w".to_owned());
+        let last = json!({
+            "metadata": {"name": "w", "namespace": "n", "uid": "u", "labels": {RUN_ID: "r"}, "ownerReferences": [{}]},
+            "status": {"phase": "Running", "nodes": {"a": {"phase": "Succeeded"}, "b": {"phase": "Running"}, "c": {}}},
+        });
+        let now = "2026-01-01T00:00:00Z";
+        let report: Value = serde_json::from_str(&obituary(&key, Some(&object(&last)), "r", now)).unwrap();
+        assert_eq!(report["metadata"].get("ownerReferences"), None);
+        let phases = ["/status", "/status/nodes/a", "/status/nodes/b", "/status/nodes/c"]
+            .map(|at| report.pointer(at).unwrap()["phase"].as_str().unwrap());
+        assert_eq!(phases, ["Error", "Succeeded", "Error", "Error"]);
+        assert_eq!(
+            (&report["status"]["finishedAt"], &report["status"]["message"]),
+            (&json!(now), &json!(GONE_MESSAGE))
+        );
+
+        let mut ended = last;
+        ended["status"]["phase"] = json!("Succeeded");
+        let report: Value = serde_json::from_str(&obituary(&key, Some(&object(&ended)), "r", now)).unwrap();
+        assert_eq!(report["status"], ended["status"]);
+
+        let report: Value = serde_json::from_str(&obituary(&key, None, "r", now)).unwrap();
+        assert_eq!((&report["metadata"]["labels"][RUN_ID], &report["status"]["phase"]), (&json!("r"), &json!("Error")));
+    }
+
+    #[test]
+    fn version_of_a_schedule_tells_how_its_parameters_are_written() {
+        let v2_spec = r#"{"metadata":{"annotations":{"pipelines.kubeflow.org/v2_pipeline":"true"}}}"#;
+        for (workflow, want) in [
+            (json!({"parameters": [{"name": "a", "value": "\"x\""}, {"name": "b", "value": "5"}]}), "v2beta1"),
+            (json!({"parameters": [{"name": "a", "value": "x y"}]}), "v1beta1"),
+            (json!({"parameters": [{"name": "a", "value": "5"}], "spec": "{}"}), "v1beta1"),
+            (json!({"parameters": [{"name": "a", "value": "5"}], "spec": v2_spec}), "v2beta1"),
+            (json!({"parameters": null, "spec": null}), "v2beta1"),
+            (json!(null), "v2beta1"),
+        ] {
+            let original = json!({"apiVersion": "kubeflow.org/v1beta1", "metadata": {"name": "s"},
+                "spec": {"workflow": workflow, "x": 1.50}, "status": {}});
+            let raw = RawValue::from_string(original.to_string()).unwrap();
+            let mut report: Value = serde_json::from_str(&schedule(&raw)).unwrap();
+            assert_eq!(report["apiVersion"], format!("kubeflow.org/{want}"), "{original}");
+            assert_eq!(report["kind"], "ScheduledWorkflow");
+            report["apiVersion"] = original["apiVersion"].clone();
+            report.as_object_mut().unwrap().remove("kind");
+            assert_eq!(report, original);
+        }
     }
 }

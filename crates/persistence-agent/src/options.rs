@@ -10,7 +10,13 @@ use kfp_core::flags::{Flags, Stop, Values};
 pub struct Options {
     /// Kubeconfig file; empty means in-cluster, else the usual places.
     pub kubeconfig: String,
-    /// A ready client, given by programs that host the agent; wins over `kubeconfig`.
+    /// Address of the Kubernetes API that replaces the kubeconfig's; empty means none.
+    pub master: String,
+    /// Calls a second to each group of the Kubernetes API.
+    pub client_qps: f64,
+    /// Calls at once after a pause.
+    pub client_burst: i64,
+    /// A ready client, given by programs that host the agent; wins over the four above.
     pub client: Option<kube::Client>,
     /// Namespace to watch; empty means all.
     pub namespace: String,
@@ -30,10 +36,10 @@ pub struct Options {
     pub ttl_after_finish: Duration,
     /// Reports in flight for each kind of object.
     pub workers: usize,
-    /// How often the token file is read again.
-    pub token_refresh: Duration,
     /// The token file; absent in single-user installations.
     pub token_path: PathBuf,
+    /// Port of the metrics; empty means none.
+    pub metrics_port: String,
 }
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubeflow/tokens/persistenceagent-sa-token";
@@ -42,7 +48,7 @@ impl Options {
     fn flags() -> Flags {
         Flags::new("persistence_agent", "reports Workflows and ScheduledWorkflows to the Kubeflow Pipelines API server")
             .text("kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
-            .text("master", "", "accepted for compatibility; the address comes from the kubeconfig")
+            .text("master", "", "address of the Kubernetes API; that of the kubeconfig when empty")
             .text("logLevel", "", "error, warn, info, debug or trace")
             .text("namespace", "", "namespace to watch; all when empty")
             .duration("initializeTimeout", "2m", "how long to wait for the API server at the start")
@@ -55,10 +61,15 @@ impl Options {
             .text("caCertPath", "", "PEM file of the authority that signed the API server's certificate")
             .int("ttlSecondsAfterWorkflowFinish", 604_800, "seconds that finished workflows stay in the cluster")
             .int("numWorker", 2, "reports in flight for each kind of object")
-            .float("clientQPS", 5.0, "accepted for compatibility; the agent only watches")
-            .int("clientBurst", 10, "accepted for compatibility; the agent only watches")
+            .float("clientQPS", 5.0, "calls a second to each group of the Kubernetes API; negative for no limit")
+            .int("clientBurst", 10, "calls at once after a pause")
             .text("executionType", "Workflow", "kind of the executions; only Workflow")
-            .int("saTokenRefreshIntervalInSecs", 3600, "seconds between two readings of the token file")
+            .int(
+                "saTokenRefreshIntervalInSecs",
+                3600,
+                "accepted for compatibility; the token file is read when it changes",
+            )
+            .text("metricsPort", "", "port of the metrics; none when empty")
             .ignoring_glog()
     }
 
@@ -87,6 +98,9 @@ impl Options {
         };
         Ok(Self {
             kubeconfig: v.text("kubeconfig").to_owned(),
+            master: v.text("master").to_owned(),
+            client_qps: v.float("clientQPS"),
+            client_burst: v.int("clientBurst"),
             client: None,
             namespace: v.text("namespace").to_owned(),
             log_level: v.text("logLevel").to_owned(),
@@ -99,8 +113,8 @@ impl Options {
             ca_cert_path: v.text("caCertPath").to_owned(),
             ttl_after_finish: seconds("ttlSecondsAfterWorkflowFinish")?,
             workers: usize::try_from(v.int("numWorker")).unwrap_or(2).clamp(1, 64),
-            token_refresh: seconds("saTokenRefreshIntervalInSecs")?.max(Duration::from_secs(1)),
             token_path: PathBuf::from(TOKEN_PATH),
+            metrics_port: v.text("metricsPort").to_owned(),
         })
     }
 }

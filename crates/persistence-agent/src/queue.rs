@@ -1,20 +1,30 @@
 //! What to report next: a pure queue of the latest state of each object.
 //!
-//! Reports of one object never overlap and never go backwards: while one is under way or waits after a failure, newer
-//! states replace older ones, so memory is bounded by one state for each object that is not reported yet.
+//! Reports of one object never overlap and never go backwards: while one is under way, newer states replace older ones.
+//! Memory is bounded: the owner puts no new states while the queue is [full](Queue::is_full), and the states of failed
+//! reports are kept only while there is room; else the key stays, and the state is to be read again when its turn comes.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// How a report ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Stored, or refused for good: nothing to do until the object changes.
-    Settled,
+    /// Stored.
+    Stored,
+    /// Refused for good: nothing to do until the object changes.
+    Refused,
     /// Try the latest state again later.
     Retry,
+}
+
+/// Something that takes memory.
+pub trait Weight {
+    /// Bytes.
+    fn weight(&self) -> usize;
 }
 
 /// Short, because the commonest failure is a report that overtakes the creation of its run.
@@ -24,9 +34,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(360);
 
 struct Slot<T> {
     latest: Option<T>,
-    running: bool,
+    /// When the oldest change came that is not stored.
+    since: Instant,
+    running: Option<Instant>,
     queued: bool,
     failures: u32,
+}
+
+/// A report to make.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Job<K, T> {
+    /// The object.
+    pub key: K,
+    /// Its state; `None` when it is to be read first.
+    pub state: Option<T>,
+}
+
+/// What is known after a report.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Time from the change to the end of its report.
+    pub lag: Duration,
 }
 
 /// See the module.
@@ -34,28 +64,38 @@ pub struct Queue<K, T> {
     slots: HashMap<K, Slot<T>>,
     ready: VecDeque<K>,
     later: BinaryHeap<Reverse<(Instant, K)>>,
+    held: usize,
+    most: usize,
 }
 
-impl<K: Clone + Eq + Hash + Ord, T> Default for Queue<K, T> {
-    fn default() -> Self {
-        Self { slots: HashMap::new(), ready: VecDeque::new(), later: BinaryHeap::new() }
+impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
+    /// A queue that is full with states of `most` bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { slots: HashMap::new(), ready: VecDeque::new(), later: BinaryHeap::new(), held: 0, most }
     }
-}
 
-impl<K: Clone + Eq + Hash + Ord, T> Queue<K, T> {
     /// Takes the newest state of an object.
-    pub fn put(&mut self, key: K, state: T) {
-        let slot =
-            self.slots.entry(key.clone()).or_insert(Slot { latest: None, running: false, queued: false, failures: 0 });
-        slot.latest = Some(state);
-        if !slot.running && !slot.queued {
+    pub fn put(&mut self, key: K, state: T, now: Instant) {
+        let fresh = || Slot { latest: None, since: now, running: None, queued: false, failures: 0 };
+        let slot = self.slots.entry(key.clone()).or_insert_with(fresh);
+        if slot.failures > 0 && slot.running.is_none() && slot.latest.is_none() {
+            // Waits after a failure without its state, which is read when its turn comes.
+            return;
+        }
+        if slot.running.is_some() && slot.latest.is_none() {
+            slot.since = now;
+        }
+        self.held += state.weight();
+        self.held -= slot.latest.replace(state).map_or(0, |old| old.weight());
+        if slot.running.is_none() && !slot.queued {
             slot.queued = true;
             self.ready.push_back(key);
         }
     }
 
-    /// The next state to report; its object counts as running until [`Queue::done`].
-    pub fn next(&mut self, now: Instant) -> Option<(K, T)> {
+    /// The next report to make; its object counts as running until [`Queue::done`].
+    pub fn next(&mut self, now: Instant) -> Option<Job<K, T>> {
         while self.later.peek().is_some_and(|Reverse((at, _))| *at <= now) {
             if let Some(Reverse((_, key))) = self.later.pop() {
                 self.ready.push_back(key);
@@ -64,40 +104,49 @@ impl<K: Clone + Eq + Hash + Ord, T> Queue<K, T> {
         while let Some(key) = self.ready.pop_front() {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.queued = false;
-                if let (false, Some(state)) = (slot.running, slot.latest.take()) {
-                    slot.running = true;
-                    return Some((key, state));
+                if slot.running.is_none() {
+                    slot.running = Some(slot.since);
+                    let state = slot.latest.take();
+                    self.held -= state.as_ref().map_or(0, Weight::weight);
+                    return Some(Job { key, state });
                 }
             }
         }
         None
     }
 
-    /// Notes how the report of `state` ended; a failed one comes back after a pause unless a newer state is there. The
-    /// answer is the number of failures in a row.
-    pub fn done(&mut self, key: &K, state: T, outcome: Outcome, now: Instant) -> u32 {
-        let Some(slot) = self.slots.get_mut(key) else { return 0 };
-        slot.running = false;
-        match outcome {
-            Outcome::Settled => {
-                slot.failures = 0;
-                if slot.latest.is_none() {
-                    self.slots.remove(key);
-                } else if !slot.queued {
-                    slot.queued = true;
-                    self.ready.push_back(key.clone());
-                }
-                0
+    /// Notes how the report ended. After a failure `state` comes back after a pause unless a newer one is there.
+    pub fn done(&mut self, key: &K, state: Option<T>, outcome: Outcome, now: Instant) -> Done {
+        let Some(slot) = self.slots.get_mut(key) else { return Done { failures: 0, lag: Duration::ZERO } };
+        let since = slot.running.take().unwrap_or(now);
+        let lag = now.saturating_duration_since(since);
+        if outcome == Outcome::Retry {
+            slot.since = since;
+            if slot.latest.is_none()
+                && let Some(state) = state
+            {
+                self.held += state.weight();
+                slot.latest = Some(state);
             }
-            Outcome::Retry => {
-                slot.latest.get_or_insert(state);
-                let pause = FIRST_PAUSE.saturating_mul(1 << slot.failures.min(16)).min(LONGEST_PAUSE);
-                slot.failures += 1;
-                slot.queued = true;
-                self.later.push(Reverse((now + pause, key.clone())));
-                slot.failures
+            if self.held > self.most / 2
+                && let Some(state) = slot.latest.take()
+            {
+                self.held -= state.weight();
             }
+            let pause = pause(key, slot.failures);
+            slot.failures += 1;
+            slot.queued = true;
+            self.later.push(Reverse((now + pause, key.clone())));
+            return Done { failures: slot.failures, lag };
         }
+        slot.failures = 0;
+        if slot.latest.is_none() {
+            self.slots.remove(key);
+        } else if !slot.queued {
+            slot.queued = true;
+            self.ready.push_back(key.clone());
+        }
+        Done { failures: 0, lag }
     }
 
     /// When [`Queue::next`] may have something again without a new [`Queue::put`].
@@ -106,17 +155,33 @@ impl<K: Clone + Eq + Hash + Ord, T> Queue<K, T> {
         self.later.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Objects with a state that is not reported yet.
+    /// Whether no more states should be put for now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.held >= self.most
+    }
+
+    /// Objects with a state that is not stored yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether everything is reported.
+    /// Whether everything is stored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
+}
+
+/// Doubles with each failure. A quarter of it depends on the object, so that those which failed together do not come back
+/// together.
+fn pause<K: Hash>(key: &K, failures: u32) -> Duration {
+    let full = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
+    let mut hasher = DefaultHasher::new();
+    (key, failures).hash(&mut hasher);
+    let share = f64::from(u32::try_from(hasher.finish() % 1000).unwrap_or_default()) / 1000.0;
+    full.mul_f64(0.75 + share / 4.0)
 }
 
 #[cfg(test)]
@@ -124,66 +189,112 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    impl Weight for u32 {
+        fn weight(&self) -> usize {
+            1
+        }
+    }
+
+    const ROOM: usize = 1000;
+
+    fn job<K, T>(key: K, state: T) -> Option<Job<K, T>> {
+        Some(Job { key, state: Some(state) })
+    }
+
     #[test]
     fn newer_state_replaces_the_waiting_one() {
         let now = Instant::now();
-        let mut q = Queue::default();
-        q.put("a", 1);
-        q.put("a", 2);
-        assert_eq!(q.next(now), Some(("a", 2)));
-        q.put("a", 3);
-        assert_eq!(q.next(now), None, "one report at a time");
-        q.done(&"a", 2, Outcome::Settled, now);
-        assert_eq!(q.next(now), Some(("a", 3)));
-        q.done(&"a", 3, Outcome::Settled, now);
+        let mut q = Queue::new(ROOM);
+        q.put("a", 1, now);
+        q.put("a", 2, now);
+        assert_eq!(q.next(now), job("a", 2));
+        let later = now + Duration::from_secs(2);
+        q.put("a", 3, later);
+        assert_eq!(q.next(later), None, "one report at a time");
+        let end = now + Duration::from_secs(5);
+        assert_eq!(q.done(&"a", Some(2), Outcome::Stored, end), Done { failures: 0, lag: end - now });
+        assert_eq!(q.next(end), job("a", 3));
+        assert_eq!(q.done(&"a", Some(3), Outcome::Stored, end).lag, end - later);
         assert!(q.is_empty());
+        assert_eq!(q.held, 0);
     }
 
     #[test]
     fn failed_report_waits_longer_each_time() {
-        let mut now = Instant::now();
-        let mut q = Queue::default();
-        q.put("a", 1);
+        let start = Instant::now();
+        let mut now = start;
+        let mut q = Queue::new(ROOM);
+        q.put("a", 1, now);
         let mut pauses = Vec::new();
-        for _ in 0..16 {
-            let (key, state) = q.next(now).unwrap();
-            q.done(&key, state, Outcome::Retry, now);
+        for n in 1..=16 {
+            let Job { key, state } = q.next(now).unwrap();
+            assert_eq!(q.done(&key, state, Outcome::Retry, now), Done { failures: n, lag: now - start });
             assert_eq!(q.next(now), None);
             let wake = q.wake().unwrap();
             pauses.push(wake - now);
             now = wake;
         }
-        assert!(pauses.is_sorted());
-        assert_eq!((pauses[0], pauses[15]), (FIRST_PAUSE, LONGEST_PAUSE));
+        assert!(pauses[0] <= FIRST_PAUSE && pauses[0] >= FIRST_PAUSE * 3 / 4, "{pauses:?}");
+        assert!(pauses[15] <= LONGEST_PAUSE && pauses[15] >= LONGEST_PAUSE * 3 / 4, "{pauses:?}");
+    }
+
+    #[test]
+    fn states_of_failed_reports_go_when_room_is_short() {
+        let mut now = Instant::now();
+        let mut q = Queue::new(4);
+        for key in 0..4u32 {
+            assert!(!q.is_full());
+            q.put(key, key, now);
+        }
+        assert!(q.is_full());
+        let jobs: Vec<_> = std::iter::from_fn(|| q.next(now)).collect();
+        assert!(!q.is_full());
+        for Job { key, state } in jobs {
+            q.done(&key, state, Outcome::Retry, now);
+        }
+        assert_eq!((q.held, q.len()), (2, 4));
+        // A newer state of an object that waits is not kept either.
+        q.put(3, 33, now);
+        assert_eq!(q.held, 2);
+        now += LONGEST_PAUSE;
+        let mut jobs: Vec<_> = std::iter::from_fn(|| q.next(now)).collect();
+        jobs.sort_by_key(|job| job.key);
+        let states: Vec<_> = jobs.iter().map(|job| job.state).collect();
+        assert_eq!(states, [Some(0), Some(1), None, None]);
     }
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_nothing_goes_backwards(steps in proptest::collection::vec((0u8..3, 0u8..4), 1..200)) {
+        fn nothing_is_lost_and_nothing_goes_backwards(
+            steps in proptest::collection::vec((0u8..3, 0u8..4), 1..200), room in 1usize..6,
+        ) {
             let mut now = Instant::now();
-            let mut q = Queue::default();
+            let mut q = Queue::new(room);
             let (mut put, mut settled, mut running) = ([0u32; 4], [0u32; 4], Vec::new());
             let mut finish = |q: &mut Queue<u8, u32>, (key, state): (u8, u32), ok: bool, now| {
                 if ok {
-                    assert!(state > settled[key as usize]);
+                    assert!(state >= settled[key as usize]);
                     settled[key as usize] = state;
                 }
-                q.done(&key, state, if ok { Outcome::Settled } else { Outcome::Retry }, now);
+                q.done(&key, Some(state), if ok { Outcome::Stored } else { Outcome::Retry }, now);
             };
+            // A job without a state reads the present one, as the agent does.
+            let read = |job: Job<u8, u32>, put: &[u32; 4]| (job.key, job.state.unwrap_or(put[job.key as usize]));
             for (step, key) in steps {
                 now += Duration::from_millis(100);
                 match step {
-                    0 => { put[key as usize] += 1; q.put(key, put[key as usize]); }
-                    1 => if let Some(item) = q.next(now) {
-                        assert!(running.iter().all(|(k, _)| *k != item.0));
-                        running.push(item);
+                    0 => { put[key as usize] += 1; q.put(key, put[key as usize], now); }
+                    1 => if let Some(job) = q.next(now) {
+                        assert!(running.iter().all(|(k, _)| *k != job.key));
+                        running.push(read(job, &put));
                     },
                     _ => if let Some(item) = running.pop() { finish(&mut q, item, key % 2 == 0, now); },
                 }
+                prop_assert_eq!(q.held, q.slots.values().filter(|slot| slot.latest.is_some()).count());
             }
             for _ in 0..1000 {
                 now += LONGEST_PAUSE;
-                match running.pop().or_else(|| q.next(now)) {
+                match running.pop().or_else(|| q.next(now).map(|job| read(job, &put))) {
                     Some(item) => finish(&mut q, item, true, now),
                     None => break,
                 }

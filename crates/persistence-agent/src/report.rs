@@ -1,59 +1,20 @@
 //! One report: an object as JSON to the API server, and what its answer means.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-
+use kfp_core::token::Token;
 use kfp_proto::api::report_service_client::ReportServiceClient;
 use kfp_proto::api::{ReportScheduledWorkflowRequest, ReportWorkflowRequest};
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::Object;
 use crate::queue::Outcome;
 
 /// The kinds of objects that are reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Argo's Workflow.
     Workflow,
     /// The ScheduledWorkflow of recurring runs.
     ScheduledWorkflow,
-}
-
-/// The projected token that identifies the agent; read again from time to time because the kubelet renews it.
-#[derive(Clone)]
-pub struct Token {
-    path: PathBuf,
-    value: Arc<Mutex<Option<MetadataValue<Ascii>>>>,
-}
-
-impl Token {
-    /// A token at `path`; a missing file means that none is sent.
-    #[must_use]
-    pub fn new(path: PathBuf) -> Self {
-        let token = Self { path, value: Arc::default() };
-        token.refresh();
-        token
-    }
-
-    /// Reads the file again.
-    pub fn refresh(&self) {
-        let text = match std::fs::read_to_string(&self.path) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::debug!(path = %self.path.display(), "no service account token: {error}");
-                return;
-            }
-        };
-        if let Ok(value) = format!("Bearer {}", text.trim()).parse() {
-            *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-        }
-    }
-
-    fn get(&self) -> Option<MetadataValue<Ascii>> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// Sends reports.
@@ -71,27 +32,21 @@ impl Reporter {
         Self { client, token }
     }
 
-    /// Reads the token file again.
-    pub fn refresh_token(&self) {
-        self.token.refresh();
-    }
-
-    /// Reports one object. A rejected token is read again and the report repeated once.
-    pub async fn report(&self, kind: Kind, object: &Object) -> Outcome {
-        let name = object.metadata.name.as_deref().unwrap_or_default();
-        let mut result = self.send(kind, object.json().to_owned()).await;
+    /// Reports the JSON of one object. A rejected token is read again and the report repeated once.
+    pub async fn report(&self, kind: Kind, name: &str, json: String) -> Outcome {
+        let mut result = self.send(kind, json.clone()).await;
         if result.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated) {
             self.token.refresh();
-            result = self.send(kind, object.json().to_owned()).await;
+            result = self.send(kind, json).await;
         }
         match result {
             Ok(()) => {
                 tracing::debug!(?kind, name, "reported");
-                Outcome::Settled
+                Outcome::Stored
             }
             Err(status) if permanent(status.code()) => {
                 tracing::debug!(?kind, name, code = ?status.code(), "not reported: {}", status.message());
-                Outcome::Settled
+                Outcome::Refused
             }
             Err(status) => {
                 tracing::debug!(?kind, name, code = ?status.code(), "will report again: {}", status.message());

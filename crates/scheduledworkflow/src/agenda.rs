@@ -139,6 +139,12 @@ impl<K: Clone + Eq + Hash + Ord> Agenda<K> {
         self.slots.remove(key);
     }
 
+    /// Keys that wait for nothing but a worker.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// When [`Agenda::next`] may have something again: end of a pause, and a timer.
     #[must_use]
     pub fn wake(&self) -> (Option<Instant>, Option<i64>) {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -9,28 +10,32 @@ use chrono_tz::Tz;
 use futures::{Stream, StreamExt as _};
 use kfp_core::shutdown::CancellationToken;
 use kube::api::{Api, ApiResource};
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, DynamicResourceScope, ObjectMeta};
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt as _, watcher};
+use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use crate::agenda::Agenda;
-use crate::model::{LABEL_SCHEDULE, Run};
+use crate::clock;
+use crate::model::{LABEL_SCHEDULE, Run, Workflow};
 use crate::reconcile::{Action, reconcile};
-use crate::sync::{Outcome, Seen, Started, Syncer, now, schedules, wanted, workflows};
+use crate::sync::{Outcome, Seen, Started, Syncer, schedules, wanted, workflows};
 use kfp_core::schedule::Trigger;
 
 /// How long a run counts as active without its Workflow being seen.
 const UNSEEN: Duration = Duration::from_secs(30);
 /// Completed runs of a schedule that are kept; its history shows at most 100.
 const COMPLETED: usize = 110;
+/// Longest sleep before the wall clock is looked at again.
+const LOOK: Duration = Duration::from_secs(1);
 /// Objects in one page of a list: bounds the memory that a start takes.
 const PAGE: u32 = 100;
 
 /// Namespace and name of a schedule.
 type Key = (String, String);
 
-type Watched = watcher::Result<Event<DynamicObject>>;
+type Watched<K> = watcher::Result<Event<K>>;
 
 /// The names seen in a list, while it lasts.
 #[derive(Default)]
@@ -80,7 +85,20 @@ impl Controller {
         }
     }
 
-    fn watch(&self, namespace: &str, resource: &ApiResource, config: Config) -> impl Stream<Item = Watched> + use<> {
+    fn watch<K>(
+        &self,
+        namespace: &str,
+        resource: &ApiResource,
+        config: Config,
+    ) -> impl Stream<Item = Watched<K>> + use<K>
+    where
+        K: kube::Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
         let client = self.syncer.client().clone();
         let api = if namespace.is_empty() {
             Api::all_with(client, resource)
@@ -99,6 +117,7 @@ impl Controller {
         let mut jobs: JoinSet<(Key, Outcome)> = JoinSet::new();
         loop {
             self.start_jobs(&mut jobs);
+            self.syncer.metrics().waiting(self.agenda.ready());
             let (pause, timer) =
                 if self.listed() && jobs.len() < self.workers { self.agenda.wake() } else { (None, None) };
             tokio::select! {
@@ -131,7 +150,7 @@ impl Controller {
             return;
         }
         while jobs.len() < self.workers {
-            let Some(key) = self.agenda.next(Instant::now(), now()) else { break };
+            let Some(key) = self.agenda.next(Instant::now(), self.syncer.now()) else { break };
             match self.look(&key) {
                 None => self.agenda.done(&key),
                 Some((runs, starting)) => {
@@ -163,7 +182,7 @@ impl Controller {
                 }
             }
         }
-        let decision = reconcile(&seen.schedule, &runs, starting, now(), self.zone);
+        let decision = reconcile(&seen.schedule, &runs, starting, self.syncer.now(), self.zone);
         let print = wanted(&decision);
         self.agenda.wake_at(key, decision.wake);
         let settled = decision.action == Action::Rest && (print == seen.observed || Some(print) == seen.written);
@@ -205,7 +224,7 @@ impl Controller {
         }
     }
 
-    fn schedule_event(&mut self, event: Watched) {
+    fn schedule_event(&mut self, event: Watched<DynamicObject>) {
         let object = match event {
             Ok(Event::Init) => {
                 self.schedule_listing.seen = Some(HashSet::new());
@@ -213,7 +232,7 @@ impl Controller {
             }
             Ok(Event::InitApply(object)) => {
                 if let Some(seen) = &mut self.schedule_listing.seen {
-                    seen.insert(key_of(&object));
+                    seen.insert(key_of(&object.metadata));
                 }
                 object
             }
@@ -228,7 +247,7 @@ impl Controller {
             }
             Ok(Event::Apply(object)) if object.metadata.deletion_timestamp.is_none() => object,
             Ok(Event::Apply(object) | Event::Delete(object)) => {
-                self.drop_schedule(&key_of(&object));
+                self.drop_schedule(&key_of(&object.metadata));
                 return;
             }
             Err(error) => {
@@ -236,7 +255,7 @@ impl Controller {
                 return;
             }
         };
-        let key = key_of(&object);
+        let key = key_of(&object.metadata);
         let mut seen = Seen::read(&object);
         let known = self.schedules.get(&key);
         if let Some(known) = known
@@ -262,12 +281,12 @@ impl Controller {
         self.agenda.put(key);
     }
 
-    fn run_event(&mut self, event: Watched) {
+    fn run_event(&mut self, event: Watched<Workflow>) {
         match event {
             Ok(Event::Init) => self.run_listing.seen = Some(HashSet::new()),
             Ok(Event::InitApply(object)) => {
                 if let Some(seen) = &mut self.run_listing.seen {
-                    seen.insert(key_of(&object));
+                    seen.insert(key_of(&object.metadata));
                 }
                 self.apply_run(&object);
             }
@@ -285,8 +304,8 @@ impl Controller {
             }
             Ok(Event::Apply(object)) => self.apply_run(&object),
             Ok(Event::Delete(object)) => {
-                let Some(key) = schedule_of(&object) else { return };
-                let run = Run::read(&object);
+                let Some(key) = schedule_of(&object.metadata) else { return };
+                let run = Run::from(&object);
                 self.is_seen(&key, &run);
                 if let Some(runs) = self.runs.get_mut(&key) {
                     runs.retain(|known| known.name != run.name);
@@ -300,9 +319,9 @@ impl Controller {
         }
     }
 
-    fn apply_run(&mut self, object: &DynamicObject) {
-        if let Some(key) = schedule_of(object) {
-            self.put_run(&key, Run::read(object));
+    fn apply_run(&mut self, workflow: &Workflow) {
+        if let Some(key) = schedule_of(&workflow.metadata) {
+            self.put_run(&key, Run::from(workflow));
         }
     }
 
@@ -339,24 +358,20 @@ fn is_newer(version: &str, than: &str) -> bool {
     matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version > than)
 }
 
-fn key_of(object: &DynamicObject) -> Key {
-    let meta = &object.metadata;
+fn key_of(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
 /// The schedule that a Workflow belongs to: the one of its label in its own namespace.
-fn schedule_of(object: &DynamicObject) -> Option<Key> {
-    let name = object.metadata.labels.as_ref()?.get(LABEL_SCHEDULE)?;
-    Some((object.metadata.namespace.clone().unwrap_or_default(), name.clone()))
+fn schedule_of(meta: &ObjectMeta) -> Option<Key> {
+    let name = meta.labels.as_ref()?.get(LABEL_SCHEDULE)?;
+    Some((meta.namespace.clone().unwrap_or_default(), name.clone()))
 }
 
-/// The moment of a wall-clock second.
+/// The moment of a wall-clock second or, when that is far, one at which to compute it again: the clock may be changed.
 fn instant_of(at: i64) -> Instant {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let at = Duration::from_secs(u64::try_from(at).unwrap_or(0));
-    let left = at.saturating_sub(since);
-    // A far timer is computed again at the next resync anyway.
-    Instant::now() + left.min(Duration::from_secs(3600))
+    let left = Duration::from_secs(u64::try_from(at).unwrap_or(0)).saturating_sub(clock::system());
+    Instant::now() + left.min(LOOK)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -7,6 +7,6 @@ use kfp_scheduledworkflow::{Options, run};
 async fn main() -> anyhow::Result<()> {
     let options = Options::from_command_line();
     kfp_core::logging::init(&options.log_level);
-    run(options, kfp_core::shutdown::on_signal()?).await.context("Error running controller")?;
+    run(options, kfp_core::shutdown::on_signal_or_exit()?).await.context("Error running controller")?;
     Ok(())
 }

@@ -4,7 +4,9 @@ use chrono::DateTime;
 use kube::core::{DynamicObject, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use kfp_core::cluster::part::{Fields, Part};
 use kfp_core::cron::Cron;
 use kfp_core::schedule::{Timing, Trigger};
 
@@ -198,11 +200,44 @@ pub struct Run {
     pub completed: bool,
 }
 
+/// The status of a Workflow as far as the history shows it; what cannot be read counts as absent.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Progress {
+    phase: Option<String>,
+    message: Option<String>,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+}
+
+/// A Workflow as the watch shows it: the pipeline in it, which may be large, is skipped.
+pub type Workflow = Part<Progress>;
+
+impl Fields for Progress {
+    fn read(json: Box<RawValue>) -> Self {
+        #[derive(Deserialize)]
+        struct Head {
+            status: Option<Progress>,
+        }
+        serde_json::from_str::<Head>(json.get()).ok().and_then(|head| head.status).unwrap_or_default()
+    }
+}
+
+impl From<&DynamicObject> for Run {
+    fn from(workflow: &DynamicObject) -> Self {
+        let progress = workflow.data.get("status").and_then(|status| Progress::deserialize(status).ok());
+        Self::read(&workflow.metadata, &progress.unwrap_or_default())
+    }
+}
+
+impl From<&Workflow> for Run {
+    fn from(workflow: &Workflow) -> Self {
+        Self::read(&workflow.metadata, &workflow.fields)
+    }
+}
+
 impl Run {
-    /// Reads a Workflow; fields of an unexpected kind count as absent.
-    #[must_use]
-    pub fn read(object: &DynamicObject) -> Self {
-        let DynamicObject { metadata, data: object, .. } = object;
+    fn read(metadata: &ObjectMeta, progress: &Progress) -> Self {
         let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
         let own = |key: &str| label(&format!("{LABELS}{key}"));
         let owner = metadata
@@ -210,7 +245,7 @@ impl Run {
             .iter()
             .flatten()
             .find(|owner| owner.kind == "ScheduledWorkflow" && owner.api_version == "kubeflow.org/v1beta1");
-        let mut message = text(object, "/status/message").to_owned();
+        let mut message = progress.message.clone().unwrap_or_default();
         message.truncate(message.floor_char_boundary(MESSAGE));
         let created = created(metadata);
         Self {
@@ -219,11 +254,11 @@ impl Run {
             uid: metadata.uid.clone().unwrap_or_default(),
             owner: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
             run_id: label(LABEL_RUN).to_owned(),
-            phase: text(object, "/status/phase").to_owned(),
+            phase: progress.phase.clone().unwrap_or_default(),
             message,
             created,
-            started: seconds(text(object, "/status/startedAt")),
-            finished: seconds(text(object, "/status/finishedAt")),
+            started: progress.started_at.as_deref().and_then(seconds),
+            finished: progress.finished_at.as_deref().and_then(seconds),
             scheduled: own("workflowEpoch").parse().ok().or(created),
             index: own("workflowIndex").parse().unwrap_or(0),
             completed: label("workflows.argoproj.io/completed") == "true",
@@ -281,7 +316,7 @@ mod tests {
 
     #[test]
     fn strange_workflow_is_read_as_far_as_possible() {
-        let run = Run::read(&object(json!({
+        let run = Run::from(&object(json!({
             "metadata": {"name": "w", "creationTimestamp": "1970-01-01T00:00:07Z",
                 "labels": {format!("{LABELS}workflowEpoch"): "soon", format!("{LABELS}workflowIndex"): "x"}},
             "status": "broken",

@@ -3,14 +3,23 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kfp_core::cluster::lease;
 use kfp_core::flags::{Flags, Stop, Values};
+
+use crate::clock::Clock;
 
 /// Everything that the controller can be told.
 #[derive(Clone)]
 pub struct Options {
     /// Kubeconfig file; empty means in-cluster, else the usual places.
     pub kubeconfig: String,
-    /// A ready client, given by programs that host the controller; wins over `kubeconfig`.
+    /// Address of the Kubernetes API that replaces the kubeconfig's; empty means none.
+    pub master: String,
+    /// Calls a second to each group of the Kubernetes API.
+    pub client_qps: f64,
+    /// Calls at once after a pause.
+    pub client_burst: i64,
+    /// A ready client, given by programs that host the controller; wins over the four above.
     pub client: Option<kube::Client>,
     /// Namespace to watch; empty means all.
     pub namespace: String,
@@ -42,6 +51,16 @@ pub struct Options {
     pub block_v1_pipelines: String,
     /// Namespaces where they are not (`V1_ALLOWED_NAMESPACES`), separated by commas.
     pub v1_allowed_namespaces: String,
+    /// Port of the metrics; empty means none.
+    pub metrics_port: String,
+    /// Whether only the replica works that holds a lease.
+    pub leader_elect: bool,
+    /// Namespace of the lease; empty means the client's own.
+    pub leader_elect_namespace: String,
+    /// How long the lease lasts.
+    pub lease_timing: lease::Timing,
+    /// The wall clock.
+    pub clock: Clock,
 }
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubeflow/tokens/scheduledworkflow-sa-token";
@@ -53,19 +72,21 @@ impl Options {
     fn flags() -> Flags {
         Flags::new("controller", "starts the runs of ScheduledWorkflows")
             .text("kubeconfig", "", "kubeconfig file; in-cluster configuration when empty")
-            .text("master", "", "accepted for compatibility; the address comes from the kubeconfig")
+            .text("master", "", "address of the Kubernetes API; that of the kubeconfig when empty")
             .text("namespace", "", "namespace to watch; all when empty")
             .text("logLevel", "", "error, warn, info, debug or trace")
-            .float("clientQPS", 5.0, "accepted for compatibility; calls in flight are bounded instead")
-            .int("clientBurst", 10, "accepted for compatibility; calls in flight are bounded instead")
+            .float("clientQPS", 5.0, "calls a second to each group of the Kubernetes API; negative for no limit")
+            .int("clientBurst", 10, "calls at once after a pause")
             .text("mlPipelineAPIServerName", "ml-pipeline", "host of the API server")
             .text("mlPipelineServiceGRPCPort", "8887", "gRPC port of the API server")
             .bool("mlPipelineServiceTLSEnabled", false, "whether the API server speaks TLS")
             .text("caCertPath", "", "PEM file of the authority that signed the API server's certificate")
-            .text("metricsPort", "9090", "accepted for compatibility; there are no metrics yet")
+            .text("metricsPort", "9090", "port of the metrics; none when empty")
             .int("recurringRunResyncIntervalSeconds", 30, "seconds between two looks at every schedule")
             .text("userIdentityHeader", "", "header that names the user for whom runs are created")
             .text("userIdentityValue", "", "value of that header")
+            .bool("leaderElect", false, "whether only the replica that holds a lease works")
+            .text("leaderElectNamespace", "", "namespace of the lease; the controller's own when empty")
             .ignoring_glog()
     }
 
@@ -90,6 +111,9 @@ impl Options {
         let resync = u64::try_from(v.int("recurringRunResyncIntervalSeconds")).ok().filter(|seconds| *seconds > 0);
         Ok(Self {
             kubeconfig: v.text("kubeconfig").to_owned(),
+            master: v.text("master").to_owned(),
+            client_qps: v.float("clientQPS"),
+            client_burst: v.int("clientBurst"),
             client: None,
             namespace: v.text("namespace").to_owned(),
             log_level: v.text("logLevel").to_owned(),
@@ -110,6 +134,11 @@ impl Options {
             time_zone: variable("CRON_SCHEDULE_TIMEZONE"),
             block_v1_pipelines: variable("BLOCK_V1_PIPELINES"),
             v1_allowed_namespaces: variable("V1_ALLOWED_NAMESPACES"),
+            metrics_port: v.text("metricsPort").to_owned(),
+            leader_elect: v.bool("leaderElect"),
+            leader_elect_namespace: v.text("leaderElectNamespace").to_owned(),
+            lease_timing: lease::Timing::default(),
+            clock: Clock::default(),
         })
     }
 }

@@ -1,10 +1,9 @@
 //! Runs that the API server creates: the request, and how the controller identifies itself.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use kfp_core::ir;
+use kfp_core::token::Token;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use kube::core::DynamicObject;
 use serde_json::Value;
@@ -17,9 +16,6 @@ use crate::macros::{Facts, expand};
 use crate::model::text;
 use crate::names;
 use crate::workflow::Instance;
-
-/// How long a token is used before its file is read again.
-const TOKEN_AGE: Duration = Duration::from_secs(60);
 
 /// The request for one run of `schedule`. Its name is deterministic, so that the API server recognises a repetition.
 ///
@@ -100,29 +96,6 @@ pub fn identity(header: &str, value: &str) -> Result<Option<Identity>, String> {
     Ok(Some((key, value)))
 }
 
-/// The projected token of the controller's service account; used only when its file exists at the start.
-#[derive(Clone)]
-struct Token {
-    path: PathBuf,
-    value: Arc<Mutex<(Instant, Option<MetadataValue<Ascii>>)>>,
-}
-
-impl Token {
-    fn read(path: &std::path::Path) -> Option<MetadataValue<Ascii>> {
-        let text = std::fs::read_to_string(path).ok()?;
-        format!("Bearer {}", text.trim()).parse().ok()
-    }
-
-    fn get(&self, fresh: bool) -> Option<MetadataValue<Ascii>> {
-        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh || value.0.elapsed() >= TOKEN_AGE {
-            // A file that is gone for a moment does not take the token away.
-            *value = (Instant::now(), Self::read(&self.path).or_else(|| value.1.take()));
-        }
-        value.1.clone()
-    }
-}
-
 /// Asks the API server for runs.
 #[derive(Clone)]
 pub struct Runs {
@@ -135,9 +108,8 @@ impl Runs {
     /// Calls over `channel`.
     #[must_use]
     pub fn new(channel: Channel, token: PathBuf, identity: Option<Identity>) -> Self {
-        let value = Token::read(&token);
-        let token =
-            value.is_some().then(|| Token { path: token, value: Arc::new(Mutex::new((Instant::now(), value))) });
+        // As upstream: a file that is absent at the start is never looked for again.
+        let token = token.exists().then(|| Token::new(token));
         Self { client: RunServiceClient::new(channel), token, identity }
     }
 
@@ -146,17 +118,18 @@ impl Runs {
     /// # Errors
     /// As the API server answers.
     pub async fn create(&self, request: v2::CreateRunRequest) -> Result<v2::Run, Status> {
-        match self.send(request.clone(), false).await {
-            Err(status) if status.code() == Code::Unauthenticated && self.token.is_some() => {
-                self.send(request, true).await
+        match (self.send(request.clone()).await, &self.token) {
+            (Err(status), Some(token)) if status.code() == Code::Unauthenticated => {
+                token.refresh();
+                self.send(request).await
             }
-            result => result,
+            (result, _) => result,
         }
     }
 
-    async fn send(&self, message: v2::CreateRunRequest, fresh: bool) -> Result<v2::Run, Status> {
+    async fn send(&self, message: v2::CreateRunRequest) -> Result<v2::Run, Status> {
         let mut request = tonic::Request::new(message);
-        if let Some(token) = self.token.as_ref().and_then(|token| token.get(fresh)) {
+        if let Some(token) = self.token.as_ref().and_then(Token::get) {
             request.metadata_mut().insert("authorization", token);
         }
         if let Some((key, value)) = &self.identity {
@@ -229,18 +202,5 @@ mod tests {
             let error = identity(header, "x").unwrap_err();
             assert!(error.starts_with(&format!("invalid userIdentityHeader {header:?}: ")), "{error}");
         }
-    }
-
-    #[test]
-    fn token_is_read_again_when_rejected() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        std::fs::write(&path, "one\n").unwrap();
-        let token = Token { value: Arc::new(Mutex::new((Instant::now(), Token::read(&path)))), path: path.clone() };
-        std::fs::write(&path, "two").unwrap();
-        assert_eq!(token.get(false).unwrap().to_str().unwrap(), "Bearer one");
-        assert_eq!(token.get(true).unwrap().to_str().unwrap(), "Bearer two");
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(token.get(true).unwrap().to_str().unwrap(), "Bearer two");
     }
 }

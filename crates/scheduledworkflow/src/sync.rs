@@ -1,7 +1,7 @@
 //! Work on one schedule: decide on its present state, start a run, write the status.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use chrono_tz::Tz;
 use kfp_core::gojson;
@@ -10,7 +10,9 @@ use kube::api::{Api, ApiResource, GroupVersionKind, PostParams};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::events::{self, Kind};
+use crate::metrics::{Metrics, Operation};
 use crate::model::{Run, Schedule};
 use crate::reconcile::{Action, Decision, reconcile};
 use crate::runs::{self, Runs};
@@ -20,12 +22,6 @@ use crate::workflow::{self, Instance, V1Policy};
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a status that others change meanwhile is tried at once.
 const ATTEMPTS: u32 = 5;
-
-/// The present in Unix seconds.
-pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
 
 /// Why a schedule was not dealt with. All of these are tried again.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +138,8 @@ pub struct Syncer {
     runs: Runs,
     policy: V1Policy,
     zone: Tz,
+    metrics: Metrics,
+    clock: Clock,
 }
 
 /// The resource type of ScheduledWorkflows.
@@ -184,8 +182,18 @@ impl From<Failure> for Error {
 
 impl Syncer {
     /// A syncer.
-    pub fn new(client: Client, runs: Runs, policy: V1Policy, zone: Tz) -> Self {
-        Self { client, runs, policy, zone }
+    pub fn new(client: Client, runs: Runs, policy: V1Policy, zone: Tz, metrics: Metrics, clock: Clock) -> Self {
+        Self { client, runs, policy, zone, metrics, clock }
+    }
+
+    /// The present in Unix seconds.
+    pub fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The client that it uses.
@@ -199,8 +207,9 @@ impl Syncer {
 
     /// Brings one schedule up to date. `runs` are its Workflows and `starting` the number of runs without one yet.
     pub async fn sync(&self, namespace: &str, name: &str, runs: Vec<Run>, starting: usize) -> Outcome {
-        let mut started = None;
+        let (mut started, since) = (None, Instant::now());
         let result = self.attempt(namespace, name, runs, starting, &mut started).await;
+        self.metrics.processed(since, &result);
         if let Err(error) = &result {
             tracing::warn!(namespace, name, "will try again: {error}");
         }
@@ -219,13 +228,13 @@ impl Syncer {
         // The run of this call, with the schedule's UID and index that it was started for.
         let mut of: Option<(String, i64)> = None;
         for _ in 0..ATTEMPTS {
-            let object = match call(api.get(name)).await {
+            let object = match self.metrics.measured(Operation::Get, call(api.get(name))).await {
                 Ok(object) if object.metadata.deletion_timestamp.is_none() => object,
                 Ok(_) | Err(Failure::NotFound) => return Ok(None),
                 Err(failure) => return Err(failure.into()),
             };
             let mut seen = Seen::read(&object);
-            let time = now();
+            let time = self.now();
             let mut schedule = seen.schedule.clone();
             if let (Some((uid, index)), Some(run)) = (&of, started.as_ref()) {
                 // An earlier attempt started the run but could not note it.
@@ -237,7 +246,8 @@ impl Syncer {
                     Action::Rest => {}
                     Action::Note(slot) => schedule = schedule.after(slot),
                     Action::Submit(slot) => {
-                        let run = match self.submit(&object, &schedule, slot, time).await {
+                        let submit = self.submit(&object, &schedule, slot, time);
+                        let run = match self.metrics.measured(Operation::Submit, submit).await {
                             Ok(run) => run,
                             Err(error) => {
                                 let text = format!("Schedulde workflow synced failed: Transient failure: {error}");
@@ -264,7 +274,7 @@ impl Syncer {
             if print == seen.observed {
                 return Ok(Some(seen));
             }
-            match self.write(&api, object, decision).await {
+            match self.metrics.measured(Operation::Update, self.write(&api, object, decision)).await {
                 Ok(stored) => {
                     seen = Seen::read(&stored);
                     seen.written = Some(print);
@@ -330,9 +340,9 @@ impl Syncer {
         let api = self.api(&schedule.namespace, &workflows());
         let name = wanted.metadata.name.clone().unwrap_or_default();
         let created = match call(api.create(&PostParams::default(), &wanted)).await {
-            Ok(created) => Run::read(&created),
+            Ok(created) => Run::from(&created),
             Err(Failure::Conflict) => {
-                let found = Run::read(&call(api.get(&name)).await?);
+                let found = Run::from(&call(api.get(&name)).await?);
                 if found.owner != schedule.uid || found.index != run.index {
                     return Err(Error::Taken(name));
                 }

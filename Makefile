@@ -3,6 +3,8 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/release
+# What the tests run: built with the same settings as the unit tests, so that nothing is built twice.
+DEV := $(TARGET)/debug
 VENV ?= .venv
 PROGRAMS := --bin kfp-local --bin kfp-pod-init --bin launcher-v2 --bin kfp-compile
 ALL := --bin apiserver --bin persistence_agent --bin controller --bin driver --bin kfp-metadata
@@ -10,7 +12,7 @@ DEMO ?=
 UP ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: build binaries run up test test-rust test-e2e conformance lint bench-local bench-compiler fuzz-compiler dist clean help
+.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint bench-local bench-compiler bench-launcher fuzz-compiler dist clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -38,8 +40,11 @@ $(VENV)/.ready: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-test-e2e: binaries $(VENV)/.ready ## Tests of the running platform with the stock kfp SDK
-	BIN=$(abspath $(BIN)) $(VENV)/bin/python -m pytest -q tests/e2e
+dev-binaries:
+	$(CARGO) build --locked --workspace --bins
+
+test-e2e: dev-binaries $(VENV)/.ready ## Tests of the running platform with the stock kfp SDK
+	BIN=$(abspath $(DEV)) $(VENV)/bin/python -m pytest -q tests/e2e
 
 fuzz-compiler: ## Feed the compiler random files for ten minutes; needs cargo-fuzz and a C++ compiler
 	mkdir -p crates/compiler/fuzz/corpus
@@ -49,8 +54,8 @@ bench-compiler: ## Time and peak memory of the compiler
 	$(CARGO) bench --locked -p kfp-compiler --bench compile
 	$(CARGO) run --locked --release -p kfp-compiler --example peak_memory
 
-conformance: binaries $(VENV)/.ready ## The reference pipelines; KFP_CONFORMANCE_DIR names their folder
-	BIN=$(abspath $(BIN)) VENV=$(abspath $(VENV)) tests/conformance.sh
+conformance: dev-binaries $(VENV)/.ready ## The reference pipelines; KFP_CONFORMANCE_DIR names their folder
+	BIN=$(abspath $(DEV)) VENV=$(abspath $(VENV)) tests/conformance.sh
 
 lint: ## Formatting and clippy
 	$(CARGO) fmt --all --check
@@ -59,8 +64,20 @@ lint: ## Formatting and clippy
 bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside kfp.local's SubprocessRunner
 	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py
 
-dist: ## Small, optimised programs for images
-	$(CARGO) build --locked --profile dist $(PROGRAMS) $(ALL)
+dist: $(TARGET)/dist/launcher-v2 ## Small, optimised programs for images; the launcher, which runs in users' images, is static
+	$(CARGO) build --locked --profile dist $(filter-out --bin launcher-v2,$(PROGRAMS)) $(ALL)
+
+# Static against musl: glibc's resolver would load libraries of whatever image it runs in.
+MUSL := $(shell uname -m)-unknown-linux-musl
+$(TARGET)/dist/launcher-v2: FORCE
+	rustup target add $(MUSL)
+	CC_$(subst -,_,$(MUSL))=$${CC:-cc} $(CARGO) build --locked --profile dist --target $(MUSL) -p kfp-launcher --bin launcher-v2
+	install -D $(TARGET)/$(MUSL)/dist/launcher-v2 $@
+
+bench-launcher: $(TARGET)/dist/launcher-v2 ## Size, start, memory and throughput of the static launcher
+	LAUNCHER=$(abspath $(TARGET)/dist/launcher-v2) $(CARGO) bench --locked -p kfp-launcher --bench transfer
+
+FORCE:
 
 clean: ## Remove build products
 	$(CARGO) clean

@@ -24,6 +24,9 @@ pub enum Error {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// A value is needed.
+    #[error("setting {0} is not set")]
+    Missing(String),
     /// A value has the wrong form.
     #[error("setting {key} is {value:?}, which is not {expected}")]
     Value {
@@ -106,6 +109,25 @@ impl Config {
     #[must_use]
     pub fn text(&self, key: &str, default: &str) -> String {
         self.get(key).unwrap_or(default).to_owned()
+    }
+
+    /// Named values: a JSON object in the environment, else the fields of the object in the file (in lower case).
+    ///
+    /// # Errors
+    /// When the environment holds something else.
+    pub fn map(&self, key: &str) -> Result<BTreeMap<String, String>, Error> {
+        let Some(text) = self.env(&key.to_uppercase().replace('.', "_")) else {
+            let prefix = format!("{}.", key.to_lowercase());
+            let fields = self.flat.iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value)));
+            return Ok(fields.map(|(key, value)| (key.to_owned(), value.clone())).collect());
+        };
+        if text.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let bad = || Error::Value { key: key.to_owned(), value: text.to_owned(), expected: "a JSON object" };
+        let object: serde_json::Map<String, Value> = serde_json::from_str(text).map_err(|_| bad())?;
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Ok(object.into_iter().map(|(key, value)| (key, text(value))).collect())
     }
 
     /// A truth value in Go's spelling; empty counts as not set.

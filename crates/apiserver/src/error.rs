@@ -139,15 +139,6 @@ impl<T> Wrap<T> for Result<T> {
     }
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut => Error::unavailable("the database is busy", error),
-            _ => Error::internal("the database failed", error),
-        }
-    }
-}
-
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         match error.code {

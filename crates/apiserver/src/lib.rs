@@ -71,44 +71,59 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     } = options;
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
-    let options::Database::Sqlite(path) = database;
-    let db = store::Db::open_sqlite(&path).await?;
-    let cluster = match kube {
-        Some(client) => workflows::cluster::Cluster::new(client),
-        None => workflows::cluster::Cluster::infer().await?,
-    };
-    let mut tx = db.write().await?;
-    services::experiments::ensure_default(&mut tx).await?;
-    tx.commit().await?;
     let http = http_listener.local_addr().unwrap_or(http_address);
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
-    tracing::info!(%http, %grpc, database = %path.display(), %namespace, "API server starts");
+    tracing::info!(%http, %grpc, %database, %namespace, "API server starts");
+    let settings = http::Settings { commit, tag, archive, objects };
+    let front = server::Front::open(http_listener, settings, &shutdown);
     let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
-    let app = Arc::new(services::App {
-        db: db.clone(),
-        cluster,
-        compiler,
-        namespace,
-        grace_seconds,
-        urls,
-        rules,
-        metrics,
-        visualizations,
-    });
-    if let Some(list) = samples {
-        services::samples::load(&app, &list, &sample_tags).await?;
-    }
+    let prepare = async {
+        let db = store::Db::open(&database).await?;
+        let cluster = match kube {
+            Some(client) => workflows::cluster::Cluster::new(client),
+            None => workflows::cluster::Cluster::infer().await?,
+        };
+        let mut tx = db.write().await?;
+        services::experiments::ensure_default(&mut tx).await?;
+        tx.commit().await?;
+        let app = Arc::new(services::App {
+            db,
+            cluster,
+            compiler,
+            namespace,
+            grace_seconds,
+            urls,
+            rules,
+            metrics,
+            visualizations,
+        });
+        if let Some(list) = samples {
+            services::samples::load(&app, &list, &sample_tags).await?;
+        }
+        Ok::<_, Error>(app)
+    };
+    let app = tokio::select! {
+        app = prepare => app,
+        () = shutdown.cancelled() => return front.close().await,
+    };
+    let app = match app {
+        Ok(app) => app,
+        Err(error) => {
+            front.close().await?;
+            return Err(error);
+        }
+    };
+    tracing::info!("API server is ready");
     let work = TaskTracker::new();
     work.spawn(follow_upgrade(app.clone(), shutdown.clone()));
     if retention.is_limited() {
         work.spawn(services::upkeep::collect(app.clone(), retention, shutdown.clone()));
     }
     work.close();
-    let settings = http::Settings { commit, tag, archive, objects };
-    let done = server::serve(&app, settings, http_listener, grpc_listener, &shutdown).await;
+    let done = front.serve(&app, grpc_listener).await;
     shutdown.cancel();
     work.wait().await;
-    db.close().await;
+    app.db.close().await;
     tracing::info!("API server stopped");
     done
 }

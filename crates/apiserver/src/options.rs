@@ -11,13 +11,7 @@ use crate::config::{self, Config};
 use crate::services::samples;
 use crate::services::upkeep::Retention;
 use crate::services::v1::visualizations;
-
-/// Where the API server keeps its rows.
-#[derive(Clone, Debug)]
-pub enum Database {
-    /// A SQLite file, created when it does not exist.
-    Sqlite(PathBuf),
-}
+pub use crate::store::settings::Database;
 
 /// Everything the server needs to know.
 pub struct Options {
@@ -192,19 +186,13 @@ impl Options {
         if config.bool("MULTIUSER", false)? {
             return Err(Error::Unsupported("MULTIUSER=true".to_owned()));
         }
-        let database = match config.text("DBDriverName", "sqlite").as_str() {
-            "sqlite" | "sqlite3" => {
-                Database::Sqlite(config.text("DBConfig.SQLiteConfig.Path", "mlpipeline.sqlite").into())
-            }
-            other => return Err(Error::Unsupported(format!("DBDriverName={other}"))),
-        };
         let env = |name: &str| config.env(name).map(str::to_owned);
         Ok(Options {
             http_address: SocketAddr::from(([0, 0, 0, 0], 8888)),
             grpc_address: SocketAddr::from(([0, 0, 0, 0], 8887)),
             http_listener: None,
             grpc_listener: None,
-            database,
+            database: Database::from_config(config)?,
             kube: None,
             compiler: kfp_compiler::Options::from_settings(&env, config.file())?,
             namespace: config.text("POD_NAMESPACE", "kubeflow"),

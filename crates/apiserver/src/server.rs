@@ -8,6 +8,8 @@ use kfp_core::shutdown::{CancellationToken, TaskTracker};
 use kfp_proto::api;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::services::v1::{Auth, visualizations};
@@ -113,53 +115,78 @@ pub(crate) async fn listener(bound: Option<std::net::TcpListener>, address: Sock
     }
 }
 
-/// Serves until `shutdown`; a listener that fails stops the other one too.
-pub(crate) async fn serve(
-    app: &Handle,
+/// The HTTP port, open before the API is ready: health is answered at once, everything else as soon as it is.
+#[derive(Debug)]
+pub(crate) struct Front {
+    ready: watch::Sender<Option<axum::Router>>,
     settings: http::Settings,
-    http_listener: TcpListener,
-    grpc_listener: TcpListener,
-    shutdown: &CancellationToken,
-) -> Result<(), Error> {
-    let routes = routes(app).await?;
-    let rest = kfp_rest::Transcoder::new(&kfp_proto::POOL, &PACKAGES, routes.clone().into_axum_router())
-        .map_err(|error| Error::Wiring(error.to_string()))?;
-    let document = http::openapi::complete(rest.openapi("Kubeflow Pipelines API", &settings.tag));
-    let router = http::router(app.clone(), settings, &document, rest.into_router());
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    http: JoinHandle<Result<(), Error>>,
+}
 
-    let tracker = TaskTracker::new();
-    let stop = shutdown.child_token();
-    let (http_stop, grpc_stop) = (stop.clone(), stop.clone());
-    let http = tracker.spawn(async move {
-        use axum::serve::ListenerExt as _;
-        let listener = http_listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let done = axum::serve(listener, router).with_graceful_shutdown(http_stop.clone().cancelled_owned()).await;
-        http_stop.cancel();
-        done.map_err(|error| Error::Serve(error.to_string()))
-    });
-    let grpc = tracker.spawn(async move {
-        let incoming = tonic::transport::server::TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
-        let done = tonic::transport::Server::builder()
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, grpc_stop.clone().cancelled_owned())
-            .await;
-        grpc_stop.cancel();
-        done.map_err(|error| Error::Serve(error.to_string()))
-    });
-    tracker.close();
-    stop.cancelled().await;
-    // Streams that follow a log never end by themselves.
-    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
-        tracing::warn!("open requests did not end in time");
-        http.abort();
-        grpc.abort();
+impl Front {
+    /// Starts to serve; ends when `shutdown` does.
+    pub fn open(listener: TcpListener, settings: http::Settings, shutdown: &CancellationToken) -> Self {
+        let (ready, gate) = watch::channel(None);
+        let router = http::gate(settings.clone(), gate);
+        let (tracker, stop) = (TaskTracker::new(), shutdown.child_token());
+        let signal = stop.clone();
+        let http = tracker.spawn(async move {
+            use axum::serve::ListenerExt as _;
+            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+            let done = axum::serve(listener, router).with_graceful_shutdown(signal.clone().cancelled_owned()).await;
+            signal.cancel();
+            done.map_err(|error| Error::Serve(error.to_string()))
+        });
+        Front { ready, settings, stop, tracker, http }
     }
-    for task in [http, grpc] {
-        match task.await {
-            Ok(done) => done?,
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => return Err(Error::Serve(error.to_string())),
+
+    /// Serves the API on both ports until the end; a listener that fails stops the other one too.
+    pub async fn serve(self, app: &Handle, grpc_listener: TcpListener) -> Result<(), Error> {
+        let routes = routes(app).await?;
+        let rest = kfp_rest::Transcoder::new(&kfp_proto::POOL, &PACKAGES, routes.clone().into_axum_router())
+            .map_err(|error| Error::Wiring(error.to_string()))?;
+        let document = http::openapi::complete(rest.openapi("Kubeflow Pipelines API", &self.settings.tag));
+        let router = http::router(app.clone(), self.settings.clone(), &document, rest.into_router());
+        self.ready.send_replace(Some(router));
+        let signal = self.stop.clone();
+        let grpc = self.tracker.spawn(async move {
+            let incoming = tonic::transport::server::TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
+            let done = tonic::transport::Server::builder()
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(incoming, signal.clone().cancelled_owned())
+                .await;
+            signal.cancel();
+            done.map_err(|error| Error::Serve(error.to_string()))
+        });
+        self.stop.cancelled().await;
+        self.end(Some(grpc)).await
+    }
+
+    /// Stops before the API became ready.
+    pub async fn close(self) -> Result<(), Error> {
+        self.stop.cancel();
+        self.end(None).await
+    }
+
+    async fn end(self, grpc: Option<JoinHandle<Result<(), Error>>>) -> Result<(), Error> {
+        // Requests that still wait for the API are told that it does not come.
+        drop(self.ready);
+        self.tracker.close();
+        let tasks = || [Some(&self.http), grpc.as_ref()].into_iter().flatten();
+        // Streams that follow a log never end by themselves.
+        if tokio::time::timeout(DRAIN, self.tracker.wait()).await.is_err() {
+            tracing::warn!("open requests did not end in time");
+            tasks().for_each(JoinHandle::abort);
         }
+        for task in [Some(self.http), grpc].into_iter().flatten() {
+            match task.await {
+                Ok(done) => done?,
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => return Err(Error::Serve(error.to_string())),
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

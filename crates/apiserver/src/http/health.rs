@@ -5,18 +5,18 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
 
-use super::State;
+use super::Settings;
 
 /// Without the pipeline store, which v1beta1 does not know.
-pub async fn v1(Extract(state): Extract<State>) -> Response {
-    let body = json!({"commit_sha": state.settings.commit, "tag_name": state.settings.tag, "multi_user": false});
+pub async fn v1(Extract(settings): Extract<Settings>) -> Response {
+    let body = json!({"commit_sha": settings.commit, "tag_name": settings.tag, "multi_user": false});
     super::json(StatusCode::OK, &body)
 }
 
 /// With the pipeline store.
-pub async fn v2(Extract(state): Extract<State>) -> Response {
+pub async fn v2(Extract(settings): Extract<Settings>) -> Response {
     let body = json!({
-        "commit_sha": state.settings.commit, "tag_name": state.settings.tag, "multi_user": false,
+        "commit_sha": settings.commit, "tag_name": settings.tag, "multi_user": false,
         "pipeline_store": "database",
     });
     super::json(StatusCode::OK, &body)

@@ -6,6 +6,8 @@ mod logs;
 pub mod openapi;
 mod upload;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State as Extract};
@@ -13,6 +15,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http::{HeaderValue, Method, StatusCode, header};
+use tokio::sync::watch;
 
 use crate::error::{Error, http_status};
 use crate::options::{Archive, Objects};
@@ -20,6 +23,9 @@ use crate::services::Handle;
 
 /// Largest body of an update that is looked into for empty tags.
 const UPDATE_LIMIT: usize = 1 << 20;
+
+/// How long requests wait for the API to become ready.
+const NOT_READY: Duration = Duration::from_secs(10);
 
 /// What the plain HTTP endpoints need beside the services.
 #[derive(Clone, Debug)]
@@ -40,7 +46,37 @@ struct State {
     settings: Settings,
 }
 
-/// The router of the HTTP port. `document` describes it; `rest` serves what has an `google.api.http` annotation.
+/// The outermost router of the HTTP port: health, and everything else once `ready` holds its router.
+pub fn gate(settings: Settings, ready: watch::Receiver<Option<Router>>) -> Router {
+    Router::new()
+        .route("/apis/v1beta1/healthz", any(health::v1))
+        .route("/apis/v2beta1/healthz", any(health::v2))
+        .with_state(settings)
+        .fallback(move |request: Request| {
+            let mut ready = ready.clone();
+            async move {
+                let waited = tokio::time::timeout(NOT_READY, ready.wait_for(Option::is_some)).await;
+                let router = waited.ok().and_then(Result::ok).and_then(|router| router.clone());
+                match router {
+                    Some(router) => forward(router, request).await,
+                    None => {
+                        let error = Error::unavailable("the API server is not ready", "it waits for its database");
+                        failure(&error, error.external())
+                    }
+                }
+            }
+        })
+}
+
+async fn forward(router: Router, request: Request) -> Response {
+    use tower::ServiceExt as _;
+    match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// The router of the API behind [`gate`]. `document` describes it; `rest` serves what has an `google.api.http` annotation.
 pub fn router(app: Handle, settings: Settings, document: &serde_json::Value, rest: Router) -> Router {
     let document: std::sync::Arc<str> = document.to_string().into();
     let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) };
@@ -48,10 +84,8 @@ pub fn router(app: Handle, settings: Settings, document: &serde_json::Value, res
     let plain = Router::new()
         .route("/apis/v1beta1/pipelines/upload", any(upload::pipeline_v1))
         .route("/apis/v1beta1/pipelines/upload_version", any(upload::version_v1))
-        .route("/apis/v1beta1/healthz", any(health::v1))
         .route("/apis/v2beta1/pipelines/upload", any(upload::pipeline))
         .route("/apis/v2beta1/pipelines/upload_version", any(upload::version))
-        .route("/apis/v2beta1/healthz", any(health::v2))
         .route("/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log", get(logs::log))
         .route("/apis/v2beta1/runs/{run_id}/nodes/{node_id}/log", get(logs::log))
         .route("/apis/v1beta1/runs/{run_id}/nodes/{node_id}/artifacts/{artifact}", get(artifacts::read))
@@ -64,11 +98,7 @@ pub fn router(app: Handle, settings: Settings, document: &serde_json::Value, res
             let rest = rest.clone();
             async move {
                 if request.uri().path().starts_with("/apis/") {
-                    use tower::ServiceExt as _;
-                    match rest.oneshot(request).await {
-                        Ok(response) => response,
-                        Err(never) => match never {},
-                    }
+                    forward(rest, request).await
                 } else {
                     (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
                 }

@@ -1,68 +1,63 @@
-//! Connections and transactions. Everything above sees only [`Db`], [`Tx`] and [`Row`].
+//! Databases and transactions. Everything above sees only [`Db`], [`Tx`] and [`Row`].
 
-use std::path::Path;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, Sqlite, SqlitePool};
+use sqlx::{MySql, Pool, Postgres, Sqlite};
 
-use super::sql::{Dialect, Sql, Value};
+use super::engine::{Done, Fault, Raw, fault};
+pub use super::row::{Cursor, Row};
+use super::sql::{Change, Dialect, Sql};
+use super::totals::Totals;
 use crate::error::{Error, Result};
 
-/// Readers of one SQLite file; WAL lets them work beside the writer.
-const READERS: u32 = 4;
-/// How long a request waits for a connection before it answers UNAVAILABLE.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a transaction is started anew after deadlocks and lost connections.
+const ATTEMPTS: u32 = 5;
+/// Pause before the first new start; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Connections that read on snapshots, and connections that write.
+#[derive(Debug)]
+pub(super) struct Pools<D: sqlx::Database> {
+    pub reader: Pool<D>,
+    pub writer: Pool<D>,
+}
+
+/// The connections of one engine.
+#[derive(Debug)]
+pub(super) enum Connections {
+    Sqlite(Pools<Sqlite>),
+    MySql(Pools<MySql>),
+    Postgres(Pools<Postgres>),
+}
+
+#[derive(Debug)]
+struct Inner {
+    connections: Connections,
+    totals: Totals,
+    statements: AtomicU64,
+}
 
 /// A database, cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Db {
-    writer: SqlitePool,
-    reader: SqlitePool,
-}
+pub struct Db(Arc<Inner>);
 
 impl Db {
-    /// Opens the SQLite file at `path`, creating it and its schema if needed.
-    ///
-    /// # Errors
-    /// When the file cannot be opened or the schema cannot be created.
-    pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // WAL with NORMAL survives a killed process; only power loss can lose the last commits.
-            .synchronous(SqliteSynchronous::Normal)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
-        let failed = |error: sqlx::Error| Error::internal(format!("cannot open database {}", path.display()), error);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A full disk ends a transaction inside SQLite while sqlx still counts it as open: such a connection is of no
-            // further use.
-            .before_acquire(|connection, _| {
-                let usable = !connection.is_in_transaction();
-                Box::pin(async move { Ok(usable) })
-            })
-            .connect_with(options.clone())
-            .await
-            .map_err(failed)?;
-        let db = Db {
-            writer,
-            reader: SqlitePoolOptions::new()
-                .max_connections(READERS)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_lazy_with(options),
-        };
-        super::schema::create(&db).await?;
-        Ok(db)
+    pub(super) fn new(connections: Connections) -> Self {
+        Db(Arc::new(Inner { connections, totals: Totals::default(), statements: AtomicU64::new(0) }))
     }
 
     /// The dialect its statements are written in.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
-        Dialect::Sqlite
+        match &self.0.connections {
+            Connections::Sqlite(_) => Dialect::Sqlite,
+            Connections::MySql(_) => Dialect::MySql,
+            Connections::Postgres(_) => Dialect::Postgres,
+        }
     }
 
     /// A transaction that only reads, on a consistent snapshot.
@@ -70,29 +65,71 @@ impl Db {
     /// # Errors
     /// When no connection is free in time.
     pub async fn read(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.reader.begin().await?, dialect: Dialect::Sqlite })
+        Tx::begin(self, false).await
     }
 
-    /// A transaction that writes; it takes the write lock at once, so it never fails half way for a lock.
+    /// A transaction that writes. On SQLite it takes the write lock at once, so it never fails half way for a lock;
+    /// elsewhere [`Tx::row`] locks what it finds.
     ///
     /// # Errors
     /// When no connection is free in time.
     pub async fn write(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.writer.begin_with("BEGIN IMMEDIATE").await?, dialect: Dialect::Sqlite })
+        Tx::begin(self, true).await
     }
 
-    /// Closes all connections and checkpoints the write-ahead log.
+    /// Number of statements sent so far, for tests and benchmarks.
+    #[must_use]
+    pub fn statements(&self) -> u64 {
+        self.0.statements.load(Ordering::Relaxed)
+    }
+
+    /// Closes all connections; SQLite's write-ahead log is checkpointed.
     pub async fn close(&self) {
-        self.reader.close().await;
-        self.writer.close().await;
+        macro_rules! close {
+            ($pools:expr) => {{
+                $pools.reader.close().await;
+                $pools.writer.close().await;
+            }};
+        }
+        match &self.0.connections {
+            Connections::Sqlite(pools) => close!(pools),
+            Connections::MySql(pools) => close!(pools),
+            Connections::Postgres(pools) => close!(pools),
+        }
+    }
+
+    async fn begin(&self, writes: bool) -> Result<Raw, sqlx::Error> {
+        Ok(match &self.0.connections {
+            // The write lock at once, instead of a failure when the first statement writes.
+            Connections::Sqlite(pools) if writes => Raw::Sqlite(pools.writer.begin_with("BEGIN IMMEDIATE").await?),
+            Connections::Sqlite(pools) => Raw::Sqlite(pools.reader.begin().await?),
+            Connections::MySql(pools) if writes => Raw::MySql(pools.writer.begin().await?),
+            Connections::MySql(pools) => {
+                Raw::MySql(pools.reader.begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?)
+            }
+            Connections::Postgres(pools) if writes => Raw::Postgres(pools.writer.begin().await?),
+            Connections::Postgres(pools) => {
+                Raw::Postgres(pools.reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        })
     }
 }
 
 /// A transaction; dropped without [`Tx::commit`] it rolls back.
+///
+/// Deadlocks, serialization failures and lost connections end a transaction on the server. It is then started anew here:
+/// the statements so far are run again, and as long as each has the outcome that the caller has already seen, the
+/// caller goes on without noticing. This is the only place that retries.
 #[derive(Debug)]
 pub struct Tx {
-    inner: sqlx::Transaction<'static, Sqlite>,
-    dialect: Dialect,
+    db: Db,
+    raw: Raw,
+    writes: bool,
+    /// What was done so far, with a digest of its outcome. Empty on SQLite, whose transactions are never ended.
+    done: Vec<(Sql, u64)>,
+    changes: Vec<Change>,
+    version: u64,
+    restarts: u32,
 }
 
 /// Why a statement failed, as far as callers distinguish.
@@ -116,25 +153,107 @@ impl From<Failure> for Error {
     }
 }
 
+fn digest(done: &Done) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(done.matched);
+    hasher.write_usize(done.rows.len());
+    for row in &done.rows {
+        row.digest(&mut hasher);
+    }
+    hasher.finish()
+}
+
 impl Tx {
+    async fn begin(db: &Db, writes: bool) -> Result<Self> {
+        let version = db.0.totals.version();
+        let mut restarts = 0;
+        let raw = loop {
+            match db.begin(writes).await {
+                Ok(raw) => break raw,
+                Err(error) if fault(&error) == Fault::Transient && restarts < ATTEMPTS => {
+                    restarts += 1;
+                    pause(restarts, &error).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let db = db.clone();
+        Ok(Tx { db, raw, writes, done: Vec::new(), changes: Vec::new(), version, restarts })
+    }
+
     /// The dialect to write statements in.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
-        self.dialect
+        self.raw.dialect()
+    }
+
+    async fn run(&mut self, sql: Sql) -> Result<Done, Failure> {
+        loop {
+            self.db.0.statements.fetch_add(1, Ordering::Relaxed);
+            let error = match self.raw.run(&sql).await {
+                Ok(done) => {
+                    if matches!(sql.change(), Change::Insert(_)) && done.matched == 0 {
+                        return Err(Failure::Duplicate);
+                    }
+                    if *sql.change() != Change::None {
+                        self.changes.push(sql.change().clone());
+                    }
+                    if self.dialect() != Dialect::Sqlite {
+                        let digest = digest(&done);
+                        self.done.push((sql, digest));
+                    }
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            match fault(&error) {
+                Fault::Duplicate => return Err(Failure::Duplicate),
+                Fault::MissingParent => return Err(Failure::MissingParent),
+                Fault::Transient if self.dialect() != Dialect::Sqlite => {
+                    self.restart(error).await.map_err(Failure::Other)?;
+                }
+                _ => return Err(Failure::Other(error.into())),
+            }
+        }
+    }
+
+    /// Starts anew and repeats what was done.
+    async fn restart(&mut self, mut error: sqlx::Error) -> Result<()> {
+        'again: loop {
+            if self.restarts == ATTEMPTS || fault(&error) != Fault::Transient {
+                return Err(error.into());
+            }
+            self.restarts += 1;
+            pause(self.restarts, &error).await;
+            match self.db.begin(self.writes).await {
+                Ok(raw) => self.raw = raw,
+                Err(next) => {
+                    error = next;
+                    continue;
+                }
+            }
+            for (sql, outcome) in &self.done {
+                match self.raw.run(sql).await {
+                    Ok(done) if digest(&done) == *outcome => {}
+                    Ok(_) => {
+                        return Err(Error::unavailable("another request changed the same data; try again", error));
+                    }
+                    Err(next) => {
+                        error = next;
+                        continue 'again;
+                    }
+                }
+            }
+            return Ok(());
+        }
     }
 
     /// Runs a statement and returns the number of rows that it matched.
     ///
     /// # Errors
-    /// [`Failure`] tells duplicates apart.
-    pub async fn execute(&mut self, sql: Sql) -> std::result::Result<u64, Failure> {
-        let (text, values) = sql.finish();
-        match bind(&text, values).execute(&mut *self.inner).await {
-            Ok(done) => Ok(done.rows_affected()),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Err(Failure::Duplicate),
-            Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => Err(Failure::MissingParent),
-            Err(error) => Err(Failure::Other(error.into())),
-        }
+    /// [`Failure`] tells duplicates apart; the transaction can go on after them.
+    pub async fn execute(&mut self, sql: Sql) -> Result<u64, Failure> {
+        Ok(self.run(sql).await?.matched)
     }
 
     /// All rows of a query.
@@ -142,17 +261,18 @@ impl Tx {
     /// # Errors
     /// When the database fails.
     pub async fn rows(&mut self, sql: Sql) -> Result<Vec<Row>> {
-        let (text, values) = sql.finish();
-        Ok(bind(&text, values).fetch_all(&mut *self.inner).await?.into_iter().map(Row).collect())
+        Ok(self.run(sql).await?.rows)
     }
 
-    /// The first row of a query.
+    /// The first row of a query, which is locked until the end of a transaction that writes.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn row(&mut self, sql: Sql) -> Result<Option<Row>> {
-        let (text, values) = sql.finish();
-        Ok(bind(&text, values).fetch_optional(&mut *self.inner).await?.map(Row))
+    pub async fn row(&mut self, mut sql: Sql) -> Result<Option<Row>> {
+        if self.writes {
+            sql.lock();
+        }
+        Ok(self.rows(sql).await?.into_iter().next())
     }
 
     /// A count or another single integer; 0 when there is no row.
@@ -160,105 +280,40 @@ impl Tx {
     /// # Errors
     /// When the database fails.
     pub async fn number(&mut self, sql: Sql) -> Result<i64> {
-        self.row(sql).await?.map_or(Ok(0), |row| row.int(0))
+        self.rows(sql).await?.first().map_or(Ok(0), |row| row.int(0))
+    }
+
+    /// The number of rows that a list has in all; `columns` are those that decide which rows these are.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn total(&mut self, table: &'static str, columns: &[&str], sql: Sql) -> Result<i64> {
+        if self.writes {
+            return self.number(sql).await;
+        }
+        if let Some(total) = self.db.0.totals.get(&sql) {
+            return Ok(total);
+        }
+        let key = sql.clone();
+        let total = self.number(sql).await?;
+        self.db.0.totals.put(key, table, columns, total, self.version);
+        Ok(total)
     }
 
     /// Makes the changes permanent.
     ///
     /// # Errors
-    /// When the database fails; nothing is changed then.
+    /// When the database fails. Nothing is changed then, except that nobody knows when the connection is lost just here.
     pub async fn commit(self) -> Result<()> {
-        Ok(self.inner.commit().await?)
+        let done = self.raw.commit().await;
+        self.db.0.totals.changed(&self.changes);
+        Ok(done?)
     }
 }
 
-fn bind(text: &str, values: Vec<Value>) -> sqlx::query::Query<'static, Sqlite, sqlx::sqlite::SqliteArguments> {
-    // Safe: `Sql` puts only constants and placeholders into the text.
-    let mut query = sqlx::query::<Sqlite>(AssertSqlSafe(text.to_owned()));
-    for value in values {
-        query = match value {
-            Value::Null => query.bind(None::<String>),
-            Value::Int(number) => query.bind(number),
-            Value::Bool(truth) => query.bind(truth),
-            Value::Text(text) => query.bind(text),
-        };
-    }
-    query
-}
-
-/// One row, read by position.
-#[derive(Debug)]
-pub struct Row(SqliteRow);
-
-impl Row {
-    /// Text; NULL reads as empty.
-    ///
-    /// # Errors
-    /// When the column does not exist or is not text.
-    pub fn text(&self, index: usize) -> Result<String> {
-        Ok(self.0.try_get_unchecked::<Option<String>, _>(index)?.unwrap_or_default())
-    }
-
-    /// Integer; NULL reads as 0.
-    ///
-    /// # Errors
-    /// When the column does not exist or is not a number.
-    pub fn int(&self, index: usize) -> Result<i64> {
-        Ok(self.0.try_get_unchecked::<Option<i64>, _>(index)?.unwrap_or_default())
-    }
-
-    /// Truth value; NULL reads as false.
-    ///
-    /// # Errors
-    /// When the column does not exist or is not a truth value.
-    pub fn bool(&self, index: usize) -> Result<bool> {
-        Ok(self.int(index)? != 0)
-    }
-
-    /// Reads the columns one after the other.
-    #[must_use]
-    pub fn cursor(&self) -> Cursor<'_> {
-        Cursor { row: self, next: 0 }
-    }
-}
-
-/// Reads a row's columns in order, so that structs are filled in the order of their column list.
-#[derive(Debug)]
-pub struct Cursor<'a> {
-    row: &'a Row,
-    next: usize,
-}
-
-impl Cursor<'_> {
-    fn step(&mut self) -> usize {
-        self.next += 1;
-        self.next - 1
-    }
-
-    /// The next column as text.
-    ///
-    /// # Errors
-    /// As [`Row::text`].
-    pub fn text(&mut self) -> Result<String> {
-        let index = self.step();
-        self.row.text(index)
-    }
-
-    /// The next column as an integer.
-    ///
-    /// # Errors
-    /// As [`Row::int`].
-    pub fn int(&mut self) -> Result<i64> {
-        let index = self.step();
-        self.row.int(index)
-    }
-
-    /// The next column as a truth value.
-    ///
-    /// # Errors
-    /// As [`Row::bool`].
-    pub fn bool(&mut self) -> Result<bool> {
-        let index = self.step();
-        self.row.bool(index)
-    }
+async fn pause(restarts: u32, error: &sqlx::Error) {
+    tracing::debug!(restarts, %error, "a transaction starts anew");
+    // Between one and two times the pause, so that two that met do not meet again.
+    let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+    tokio::time::sleep(PAUSE.mul_f64(f64::from(1u32 << restarts.min(10)) * (1.0 + random))).await;
 }

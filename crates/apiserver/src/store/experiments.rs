@@ -2,7 +2,7 @@
 
 use super::db::{Failure, Row, Tx};
 use super::list::{Listable, Options, Page, page, text, time};
-use super::sql::Sql;
+use super::sql::{Sql, Value};
 use crate::domain::state::Storage;
 use crate::error::{Error, Result};
 
@@ -45,7 +45,8 @@ pub static LISTABLE: Listable = Listable {
         text("namespace", "Namespace"),
         text("storage_state", "StorageState"),
     ],
-    tags: false,
+    tags: None,
+    metrics: None,
 };
 
 fn read(row: &Row) -> Result<Experiment> {
@@ -110,7 +111,7 @@ pub async fn by_name(tx: &mut Tx, name: &str, namespace: &str) -> Result<Option<
 /// # Errors
 /// When the database fails.
 pub async fn list(tx: &mut Tx, namespace: &str, options: &Options) -> Result<Page<Experiment>> {
-    page(tx, &LISTABLE, COLUMNS, &[("Namespace", namespace.into())], None, options, read).await
+    page(tx, &LISTABLE, COLUMNS, &[("Namespace", namespace.into())], options, read).await
 }
 
 /// Archives an experiment with all its runs, and disables its recurring runs.
@@ -153,6 +154,7 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<()> {
         return Err(Error::not_found("Experiment", id));
     }
     let mut references = Sql::delete(tx.dialect(), "resource_references");
+    references.and_in("ResourceType", super::RESOURCES.map(Value::from).to_vec());
     references.and("ReferenceUUID", "=", id).and("ReferenceType", "=", "Experiment");
     tx.execute(references).await?;
     Ok(())

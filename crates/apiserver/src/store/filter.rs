@@ -36,6 +36,12 @@ pub enum Operation {
     Substring,
 }
 
+/// Most values of all predicates together; SQLite binds at most 32766.
+const MOST_VALUES: usize = 10_000;
+/// Columns with few different words. SQLite, which keeps no statistics, would rather look rows up by them than read an
+/// index in the order of the list.
+const WORDS: [&str; 4] = ["StorageState", "State", "Conditions", "Status"];
+
 const OPERATIONS: [(u64, &str, Operation); 8] = [
     (1, "EQUALS", Operation::Eq),
     (2, "NOT_EQUALS", Operation::Ne),
@@ -237,7 +243,10 @@ impl Filter {
                 )));
             }
             let (values, is_list, kind) = raw.values().map_err(Error::invalid)?;
-            if let (Some(key), true) = (raw.key.strip_prefix("tags."), listable.tags) {
+            if !values.iter().all(storable) {
+                return Err(Error::invalid(format!("the value of key \"{}\" has a NUL character", raw.key)));
+            }
+            if let (Some(key), Some(_)) = (raw.key.strip_prefix("tags."), listable.tags) {
                 filter.tags.push(tag(key, &raw.key, operation, values)?);
                 continue;
             }
@@ -264,10 +273,20 @@ impl Filter {
                 Operation::Substring => values,
                 _ => values.into_iter().map(|value| coerce(field, value)).collect(),
             };
+            if filter.predicates.iter().map(|predicate| predicate.values.len()).sum::<usize>() + values.len()
+                > MOST_VALUES
+            {
+                return Err(Error::invalid(format!("a filter may have at most {MOST_VALUES} values")));
+            }
             filter.predicates.push(Predicate { column: field.column.to_owned(), operation, values });
         }
         Ok(filter)
     }
+}
+
+/// PostgreSQL has no NUL in texts, and SQLite's LIKE ends at it.
+fn storable(value: &Value) -> bool {
+    !matches!(value, Value::Text(text) if text.contains('\0'))
 }
 
 fn tag(key: &str, full: &str, operation: Operation, mut values: Vec<Value>) -> Result<(String, String)> {
@@ -284,30 +303,60 @@ fn tag(key: &str, full: &str, operation: Operation, mut values: Vec<Value>) -> R
 }
 
 impl Predicate {
+    /// Whether a filter of this field can be such.
+    #[must_use]
+    pub fn fits(&self, field: &Field) -> bool {
+        let typed = |value: &Value| match (field.kind, value) {
+            (_, Value::Text(_)) if self.operation == Operation::Substring => true,
+            (Kind::Text, value) => matches!(value, Value::Text(_)),
+            (Kind::Int | Kind::Time, value) => matches!(value, Value::Int(_)),
+            (Kind::Float, _) => false,
+        };
+        let count = match self.operation {
+            Operation::In => self.values.len() <= MOST_VALUES,
+            _ => self.values.len() == 1,
+        };
+        count && self.values.iter().all(|value| typed(value) && storable(value))
+    }
+
     /// Appends the comparison as a condition.
-    pub fn apply(&self, sql: &mut Sql) {
+    pub fn apply(&self, sql: &mut Sql, kind: Kind) {
+        sql.glue();
+        let column = self.column.as_str();
+        if sql.dialect() == Dialect::Sqlite && WORDS.contains(&column) {
+            sql.push("+");
+        }
         let first = self.values.first().cloned().unwrap_or(Value::Null);
         let op = match self.operation {
+            Operation::In if self.values.is_empty() => {
+                sql.push("1 = 0");
+                return;
+            }
             Operation::In => {
-                sql.and_in(&self.column, self.values.clone());
+                sql.ident(column).push(" IN (").binds(self.values.clone()).push(")");
                 return;
             }
             Operation::Substring => {
-                let Value::Text(text) = first else { return };
+                let text = if let Value::Text(text) = first { text } else { String::new() };
                 let escaped = text.replace('!', "!!").replace('%', "!%").replace('_', "!_");
                 // The UI's search box relies on MySQL's case-insensitive LIKE.
-                let like = if sql.dialect() == Dialect::Postgres { "ILIKE" } else { "LIKE" };
-                sql.and(&self.column, like, format!("%{escaped}%")).push(" ESCAPE '!'");
+                let like = if sql.dialect() == Dialect::Postgres { " ILIKE " } else { " LIKE " };
+                if kind != Kind::Text && sql.dialect() == Dialect::Postgres {
+                    sql.push("CAST(").ident(column).push(" AS text)");
+                } else {
+                    sql.ident(column);
+                }
+                sql.push(like).bind(format!("%{escaped}%")).push(" ESCAPE '!'");
                 return;
             }
-            Operation::Eq => "=",
-            Operation::Ne => "<>",
-            Operation::Gt => ">",
-            Operation::Ge => ">=",
-            Operation::Lt => "<",
-            Operation::Le => "<=",
+            Operation::Eq => " = ",
+            Operation::Ne => " <> ",
+            Operation::Gt => " > ",
+            Operation::Ge => " >= ",
+            Operation::Lt => " < ",
+            Operation::Le => " <= ",
         };
-        sql.and(&self.column, op, first);
+        sql.ident(column).push(op).bind(first);
     }
 }
 

@@ -113,10 +113,11 @@ pub static LISTABLE: Listable = Listable {
         text("name", "DisplayName"),
         text("display_name", "DisplayName"),
         time("created_at", "CreatedAtInSec"),
-        time("updated_at", "UpdatedAtInSec"),
+        time("updated_at", "UpdatedAtInSec").nullable(),
         text("description", "Description"),
     ],
-    tags: false,
+    tags: None,
+    metrics: None,
 };
 
 fn read(row: &Row) -> Result<Job> {
@@ -254,7 +255,7 @@ pub async fn pinned(tx: &mut Tx, after: &str, limit: u32) -> Result<Vec<Job>> {
 /// # Errors
 /// When the database fails.
 pub async fn list(tx: &mut Tx, scope: &[(&str, Value)], options: &Options) -> Result<Page<Job>> {
-    page(tx, &LISTABLE, COLUMNS, scope, None, options, read).await
+    page(tx, &LISTABLE, COLUMNS, scope, options, read).await
 }
 
 /// Ids of an experiment's enabled recurring runs with name and namespace of their ScheduledWorkflows.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::db::{Row, Tx};
 use super::filter::{Filter, Generation, Predicate};
-use super::sql::{Sql, Value};
+use super::sql::{Dialect, Sql, Value};
 use crate::error::{Error, Result};
 
 /// Rows of a page when the request does not say.
@@ -24,6 +24,8 @@ pub enum Kind {
     Int,
     /// As Unix seconds.
     Time,
+    /// As a floating-point number.
+    Float,
 }
 
 /// A field that requests may sort and filter by.
@@ -35,16 +37,26 @@ pub struct Field {
     pub column: &'static str,
     /// How it compares.
     pub kind: Kind,
+    /// Whether old rows have NULL there, which counts as the empty text or 0.
+    pub nullable: bool,
+}
+
+impl Field {
+    /// The same field of a column that may be NULL.
+    #[must_use]
+    pub const fn nullable(self) -> Self {
+        Field { nullable: true, ..self }
+    }
 }
 
 /// Shorthand for a text [`Field`].
 pub const fn text(name: &'static str, column: &'static str) -> Field {
-    Field { name, column, kind: Kind::Text }
+    Field { name, column, kind: Kind::Text, nullable: false }
 }
 
 /// Shorthand for a time [`Field`].
 pub const fn time(name: &'static str, column: &'static str) -> Field {
-    Field { name, column, kind: Kind::Time }
+    Field { name, column, kind: Kind::Time, nullable: false }
 }
 
 /// A table that can be listed.
@@ -58,18 +70,83 @@ pub struct Listable {
     pub created: &'static str,
     /// What requests may name.
     pub fields: &'static [Field],
-    /// True when `tags.KEY` may be filtered by.
-    pub tags: bool,
+    /// The tag table and its id column, when `tags.KEY` may be filtered by.
+    pub tags: Option<(&'static str, &'static str)>,
+    /// The table of metrics and its id column, when `metric:NAME` may be sorted by.
+    pub metrics: Option<(&'static str, &'static str)>,
 }
 
 /// Primary key of every listable table.
 const ID: &str = "UUID";
+/// What a run without the metric counts as, so that it comes before all others.
+const NO_METRIC: f64 = f64::MIN;
+/// How requests name a metric to sort by.
+const METRIC: &str = "metric:";
 
 impl Listable {
     /// The field that a filter names; names are case-sensitive there.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    fn of_column(&self, column: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.column == column)
+    }
+
+    /// The order that a page token names.
+    fn order(&self, key: &str) -> Option<Order> {
+        match key.strip_prefix(METRIC) {
+            Some(name) => self.metrics.map(|_| Order::Metric(name.to_owned())),
+            None if key == self.created => Some(Order::Field(time("created_at", self.created))),
+            None => self.of_column(key).map(|field| Order::Field(*field)),
+        }
+    }
+}
+
+/// What a list is ordered by before the id.
+#[derive(Clone, Debug)]
+enum Order {
+    Field(Field),
+    Metric(String),
+}
+
+impl Order {
+    /// Its name in page tokens.
+    fn key(&self) -> String {
+        match self {
+            Order::Field(field) => field.column.to_owned(),
+            Order::Metric(name) => format!("{METRIC}{name}"),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Order::Field(field) => field.kind,
+            Order::Metric(_) => Kind::Float,
+        }
+    }
+
+    /// Appends the ordered value of a row; never NULL, which the databases put in different places.
+    fn push(&self, sql: &mut Sql, listable: &Listable) {
+        match (self, listable.metrics) {
+            (Order::Field(field), _) if !field.nullable => drop(sql.ident(field.column)),
+            (Order::Field(field), _) => {
+                let instead = if field.kind == Kind::Text { ", '')" } else { ", 0)" };
+                sql.push("COALESCE(").ident(field.column).push(instead);
+            }
+            (Order::Metric(name), Some((table, column))) => {
+                // Several nodes may report a metric of the same name.
+                sql.push("COALESCE((SELECT ");
+                let number = if sql.dialect() == Dialect::Postgres { "CAST(MAX(" } else { "(MAX(" };
+                sql.push(number).ident("NumberValue");
+                sql.push(if sql.dialect() == Dialect::Postgres { ") AS double precision)" } else { "))" });
+                sql.push(" FROM ").ident(table).push(" WHERE ").ident(table).push(".").ident(column).push(" = ");
+                sql.ident(listable.table).push(".").ident(ID).push(" AND ").ident(table).push(".").ident("Name");
+                sql.push(" = ").bind(name).push("), ").bind(NO_METRIC).push(")");
+            }
+            (Order::Metric(_), None) => drop(sql.ident(ID)),
+        }
     }
 }
 
@@ -87,7 +164,7 @@ struct Token {
 #[derive(Clone, Debug)]
 pub struct Options {
     size: i32,
-    sort: Field,
+    order: Order,
     descending: bool,
     filter: Vec<Predicate>,
     tags: Vec<(String, String)>,
@@ -120,14 +197,11 @@ pub struct Page<T> {
     pub next: String,
 }
 
-fn sort(sort_by: &str, listable: &Listable) -> Result<(Field, bool)> {
+fn sort(sort_by: &str, listable: &Listable) -> Result<(Order, bool)> {
     let lower = sort_by.to_lowercase();
     let words: Vec<&str> = lower.split_whitespace().collect();
     let (name, descending) = match words.as_slice() {
-        [] => {
-            let column = listable.created;
-            return Ok((Field { name: "created_at", column, kind: Kind::Time }, false));
-        }
+        [] => return Ok((Order::Field(time("created_at", listable.created)), false)),
         [name] | [name, "asc"] => (*name, false),
         [name, "desc"] => (*name, true),
         _ => {
@@ -137,10 +211,17 @@ fn sort(sort_by: &str, listable: &Listable) -> Result<(Field, bool)> {
             )));
         }
     };
+    if listable.metrics.is_some()
+        && name.starts_with(METRIC)
+        // Metrics are told apart by case where the database does so.
+        && let Some(metric) = sort_by.split_whitespace().next().and_then(|word| word.get(METRIC.len()..))
+    {
+        return Ok((Order::Metric(metric.to_owned()), descending));
+    }
     let field = listable.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
         Error::invalid(format!("Invalid sorting field: \"{name}\" on listable type {}", listable.kind))
     })?;
-    Ok((*field, descending))
+    Ok((Order::Field(*field), descending))
 }
 
 impl Options {
@@ -156,37 +237,41 @@ impl Options {
             0 => DEFAULT_PAGE,
             size => size.min(MAX_PAGE),
         };
-        let (sort_field, descending) = sort(request.sort_by, listable)?;
+        let (order, descending) = sort(request.sort_by, listable)?;
         let filter = Filter::parse(request.filter, request.generation, listable)?;
-        let mut options =
-            Options { size, sort: sort_field, descending, filter: filter.predicates, tags: filter.tags, from: None };
+        let mut options = Options { size, order, descending, filter: filter.predicates, tags: filter.tags, from: None };
         if request.token.is_empty() {
             return Ok(options);
         }
         let bad = |cause: String| Error::invalid_because("Invalid page token", cause);
         let bytes = STANDARD.decode(request.token).map_err(|error| bad(error.to_string()))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-        let known = |column: &str| listable.fields.iter().find(|field| field.column == column);
-        // Columns come back from the client: only those of this table are let through.
-        let column = if token.column == listable.created {
-            Some(Field { name: "created_at", column: listable.created, kind: Kind::Time })
-        } else {
-            known(&token.column).copied()
-        };
-        let column = column.filter(|_| token.kind == listable.kind);
-        let column = column.ok_or_else(|| bad("the token belongs to another list".to_owned()))?;
-        if token.filter.iter().any(|predicate| known(&predicate.column).is_none()) {
-            return Err(bad("the token names an unknown column".to_owned()));
+        // Tokens come back from the client: only what this list could have written is let through.
+        let order = Some(&token).filter(|token| token.kind == listable.kind);
+        let order = order.and_then(|token| listable.order(&token.column));
+        let order = order.ok_or_else(|| bad("the token belongs to another list".to_owned()))?;
+        for predicate in &token.filter {
+            let field = listable.of_column(&predicate.column);
+            if !field.is_some_and(|field| predicate.fits(field)) {
+                return Err(bad("the token has a filter that this list does not have".to_owned()));
+            }
+        }
+        let fits = matches!(
+            (order.kind(), &token.value),
+            (Kind::Text, Value::Text(_)) | (Kind::Int | Kind::Time, Value::Int(_)) | (Kind::Float, Value::Float(_))
+        );
+        if !fits {
+            return Err(bad("the token names a row that this list cannot have".to_owned()));
         }
         let tags_only = options.filter.is_empty() && !options.tags.is_empty();
         let given = !request.sort_by.is_empty() || (!request.filter.is_empty() && !tags_only);
-        let same = token.column == options.sort.column
+        let same = token.column == options.order.key()
             && token.descending == options.descending
             && token.filter == options.filter;
         if given && !same {
             return Err(Error::invalid(MISMATCH));
         }
-        options.sort = column;
+        options.order = order;
         options.descending = token.descending;
         options.filter = token.filter;
         options.from = Some((token.value, token.id));
@@ -196,7 +281,7 @@ impl Options {
     fn token(&self, listable: &Listable, value: Value, id: String) -> Result<String> {
         let token = Token {
             kind: listable.kind.to_owned(),
-            column: self.sort.column.to_owned(),
+            column: self.order.key(),
             descending: self.descending,
             filter: self.filter.clone(),
             value,
@@ -205,26 +290,58 @@ impl Options {
         let json = serde_json::to_vec(&token).map_err(|error| Error::internal("cannot write a page token", error))?;
         Ok(STANDARD.encode(json))
     }
-}
 
-fn conditions(sql: &mut Sql, scope: &[(&str, Value)], options: &Options, tags: Option<(&str, &str)>) {
-    for (column, value) in scope {
-        sql.and(column, "=", value.clone());
-    }
-    for predicate in &options.filter {
-        predicate.apply(sql);
-    }
-    if let Some((table, column)) = tags {
-        for (key, value) in &options.tags {
-            sql.glue().ident(ID).push(" IN (SELECT ").ident(column).push(" FROM ").ident(table).push(" WHERE ");
-            sql.ident("TagKey").push(" = ").bind(key).push(" AND ").ident("TagValue").push(" = ").bind(value).push(")");
+    /// Appends the conditions that decide which rows the list has.
+    fn conditions(&self, sql: &mut Sql, listable: &Listable, scope: &[(&str, Value)]) {
+        for (column, value) in scope {
+            sql.and(column, "=", value.clone());
+        }
+        for predicate in &self.filter {
+            predicate.apply(sql, listable.of_column(&predicate.column).map_or(Kind::Text, |field| field.kind));
+        }
+        if let Some((table, column)) = listable.tags {
+            for (key, value) in &self.tags {
+                sql.glue().ident(ID).push(" IN (SELECT ").ident(column).push(" FROM ").ident(table).push(" WHERE ");
+                sql.ident("TagKey").push(" = ").bind(key).push(" AND ").ident("TagValue").push(" = ").bind(value);
+                sql.push(")");
+            }
         }
     }
+
+    /// Appends the condition that leaves out the pages before.
+    fn start(&self, sql: &mut Sql, listable: &Listable) {
+        let Some((value, id)) = &self.from else { return };
+        let (beyond, from) = if self.descending { (" < ", " <= ") } else { (" > ", " >= ") };
+        sql.glue();
+        if sql.dialect() == Dialect::MySql {
+            // Its optimizer finds the place in the index only through a plain comparison.
+            self.order.push(sql, listable);
+            sql.push(from).bind(value.clone()).push(" AND (");
+            self.order.push(sql, listable);
+            sql.push(beyond).bind(value.clone()).push(" OR ").ident(ID).push(from).bind(id).push(")");
+        } else {
+            sql.push("(");
+            self.order.push(sql, listable);
+            sql.push(", ").ident(ID).push(")").push(from).push("(").bind(value.clone()).push(", ").bind(id).push(")");
+        }
+    }
+
+    async fn total(&self, tx: &mut Tx, listable: &Listable, scope: &[(&str, Value)]) -> Result<i64> {
+        let mut count = Sql::new(tx.dialect());
+        count.push("SELECT COUNT(*) FROM ").ident(listable.table);
+        self.conditions(&mut count, listable, scope);
+        if !self.tags.is_empty() {
+            return tx.number(count).await;
+        }
+        let columns = scope.iter().map(|(column, _)| *column);
+        let columns: Vec<&str> = columns.chain(self.filter.iter().map(|predicate| predicate.column.as_str())).collect();
+        tx.total(listable.table, &columns, count).await
+    }
 }
 
-/// Reads one page and the total count: two queries, whatever the page holds.
+/// Reads one page and the total count: at most two queries, whatever the page holds.
 ///
-/// `scope` are fixed conditions of the request (parent, namespace, status); `tags` is the tag table and its id column.
+/// `scope` are fixed conditions of the request (parent, namespace, status).
 ///
 /// # Errors
 /// When the database fails or `read` does.
@@ -233,42 +350,38 @@ pub async fn page<T>(
     listable: &Listable,
     columns: &[&str],
     scope: &[(&str, Value)],
-    tags: Option<(&str, &str)>,
     options: &Options,
     read: impl Fn(&Row) -> Result<T>,
 ) -> Result<Page<T>> {
-    let dialect = tx.dialect();
-    let mut count = Sql::new(dialect);
-    count.push("SELECT COUNT(*) FROM ").ident(listable.table);
-    conditions(&mut count, scope, options, tags);
-    let total = tx.number(count).await?;
-
-    let mut names = columns.to_vec();
-    names.extend([options.sort.column, ID]);
-    let mut sql = Sql::select(dialect, listable.table, &names);
-    conditions(&mut sql, scope, options, tags);
-    let (order, beyond, from) = if options.descending { ("DESC", "<", "<=") } else { ("ASC", ">", ">=") };
-    if let Some((value, id)) = &options.from {
-        let column = options.sort.column;
-        sql.glue().push("(").ident(column).push(" ").push(beyond).push(" ").bind(value.clone());
-        sql.push(" OR (").ident(column).push(" = ").bind(value.clone()).push(" AND ");
-        sql.ident(ID).push(" ").push(from).push(" ").bind(id).push("))");
-    }
-    sql.push(" ORDER BY ").ident(options.sort.column).push(" ").push(order).push(", ").ident(ID).push(" ");
-    sql.push(order).push(" LIMIT ").push(&(options.size + 1).to_string());
+    let mut sql = Sql::new(tx.dialect());
+    sql.push("SELECT ").columns(columns).push(", ").ident(ID).push(", ");
+    options.order.push(&mut sql, listable);
+    sql.push(" FROM ").ident(listable.table);
+    options.conditions(&mut sql, listable, scope);
+    options.start(&mut sql, listable);
+    let direction = if options.descending { " DESC" } else { " ASC" };
+    sql.push(" ORDER BY ");
+    options.order.push(&mut sql, listable);
+    sql.push(direction).push(", ").ident(ID).push(direction).push(" LIMIT ").push(&(options.size + 1).to_string());
     let mut rows = tx.rows(sql).await?;
     let size = usize::try_from(options.size).unwrap_or_default();
     let mut next = String::new();
     if rows.len() > size {
         if let Some(row) = rows.last() {
-            let value = match options.sort.kind {
-                Kind::Text => Value::Text(row.text(columns.len())?),
-                Kind::Int | Kind::Time => Value::Int(row.int(columns.len())?),
+            let value = match options.order.kind() {
+                Kind::Text => Value::Text(row.text(columns.len() + 1)?),
+                Kind::Int | Kind::Time => Value::Int(row.int(columns.len() + 1)?),
+                Kind::Float => Value::Float(row.float(columns.len() + 1)?.unwrap_or(NO_METRIC)),
             };
-            next = options.token(listable, value, row.text(columns.len() + 1)?)?;
+            next = options.token(listable, value, row.text(columns.len())?)?;
         }
         rows.truncate(size);
     }
+    let total = if options.from.is_none() && next.is_empty() {
+        i32::try_from(rows.len()).unwrap_or(i32::MAX)
+    } else {
+        i32::try_from(options.total(tx, listable, scope).await?).unwrap_or(i32::MAX)
+    };
     let items = rows.iter().map(read).collect::<Result<Vec<T>>>()?;
-    Ok(Page { items, total: i32::try_from(total).unwrap_or(i32::MAX), next })
+    Ok(Page { items, total, next })
 }

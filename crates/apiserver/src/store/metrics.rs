@@ -1,7 +1,6 @@
 //! Metrics that v1 runs report.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use super::db::{Failure, Tx};
 use super::sql::{Sql, Value};
@@ -35,20 +34,15 @@ const TABLE: &str = "run_metrics";
 pub async fn insert(tx: &mut Tx, metric: &Metric) -> Result<bool> {
     let mut payload = serde_json::json!(metric);
     payload["Payload"] = "".into();
-    let columns = ["RunUUID", "NodeID", "Name", "Format", "Payload", "NumberValue"];
-    let values = [&metric.run_id, &metric.node_id, &metric.name, &metric.format, &payload.to_string()];
-    let mut sql = Sql::new(tx.dialect());
-    sql.push("INSERT INTO ").ident(TABLE).push(" (").columns(&columns).push(") VALUES (");
-    sql.binds(values.into_iter().map(Value::from)).push(", ");
-    // A literal, because the databases disagree about the type of a bound number here.
-    let mut number = String::new();
-    if metric.value.is_finite() {
-        let _ = write!(number, "{:e}", metric.value);
-    } else {
-        number.push_str("NULL");
-    }
-    sql.push(&number).push(")");
-    match tx.execute(sql).await {
+    let row = vec![
+        ("RunUUID", (&metric.run_id).into()),
+        ("NodeID", (&metric.node_id).into()),
+        ("Name", (&metric.name).into()),
+        ("NumberValue", if metric.value.is_finite() { metric.value.into() } else { Value::Null }),
+        ("Format", (&metric.format).into()),
+        ("Payload", payload.to_string().into()),
+    ];
+    match tx.execute(Sql::insert(tx.dialect(), TABLE, row)).await {
         Ok(_) => Ok(true),
         Err(Failure::Duplicate) => Ok(false),
         Err(Failure::MissingParent) => Err(Error::not_found("Run", &metric.run_id)),

@@ -115,19 +115,20 @@ pub static LISTABLE: Listable = Listable {
         text("display_name", "DisplayName"),
         text("name", "DisplayName"),
         time("created_at", "CreatedAtInSec"),
-        time("finished_at", "FinishedAtInSec"),
-        time("scheduled_at", "ScheduledAtInSec"),
+        time("finished_at", "FinishedAtInSec").nullable(),
+        time("scheduled_at", "ScheduledAtInSec").nullable(),
         text("description", "Description"),
         text("storage_state", "StorageState"),
         text("status", "Conditions"),
         text("namespace", "Namespace"),
         text("experiment_id", "ExperimentUUID"),
-        text("state", "State"),
-        text("state_history", "StateHistory"),
+        text("state", "State").nullable(),
+        text("state_history", "StateHistory").nullable(),
         text("runtime_details", "PipelineRuntimeManifest"),
-        text("recurring_run_id", "JobUUID"),
+        text("recurring_run_id", "JobUUID").nullable(),
     ],
-    tags: false,
+    tags: None,
+    metrics: Some(("run_metrics", "RunUUID")),
 };
 
 fn read(row: &Row) -> Result<Run> {
@@ -221,12 +222,6 @@ pub async fn insert(tx: &mut Tx, run: &Run, manifests: &Manifests) -> Result<boo
     Ok(true)
 }
 
-impl From<i32> for Value {
-    fn from(number: i32) -> Self {
-        Value::Int(i64::from(number))
-    }
-}
-
 /// Stores a reference of one resource to another (kind, id, name).
 ///
 /// # Errors
@@ -307,7 +302,7 @@ pub async fn by_job(tx: &mut Tx, job_id: &str, display_name: &str) -> Result<Opt
 /// # Errors
 /// When the database fails.
 pub async fn list(tx: &mut Tx, scope: &[(&str, Value)], options: &Options) -> Result<Page<Run>> {
-    page(tx, &LISTABLE, COLUMNS, scope, None, options, read).await
+    page(tx, &LISTABLE, COLUMNS, scope, options, read).await
 }
 
 /// Stores what a report or a retry changed, if the run still is in the same retry generation.
@@ -382,7 +377,10 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<()> {
     }
     for (kind, column) in [("ResourceType", "ResourceUUID"), ("ReferenceType", "ReferenceUUID")] {
         let mut sql = Sql::delete(dialect, "resource_references");
-        sql.and(column, "=", id).and(kind, "=", "Run");
+        // All types that refer to anything: the index begins with them.
+        sql.and_in("ResourceType", super::RESOURCES.map(Value::from).to_vec())
+            .and(column, "=", id)
+            .and(kind, "=", "Run");
         tx.execute(sql).await?;
     }
     let mut sql = Sql::delete(dialect, TABLE);

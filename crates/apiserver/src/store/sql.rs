@@ -10,6 +10,8 @@ pub enum Value {
     Int(i64),
     /// Truth values.
     Bool(bool),
+    /// Numbers of metrics.
+    Float(f64),
     /// Everything else.
     Text(String),
 }
@@ -32,6 +34,16 @@ impl From<String> for Value {
 impl From<i64> for Value {
     fn from(number: i64) -> Self {
         Value::Int(number)
+    }
+}
+impl From<i32> for Value {
+    fn from(number: i32) -> Self {
+        Value::Int(i64::from(number))
+    }
+}
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Value::Float(number)
     }
 }
 impl From<bool> for Value {
@@ -60,26 +72,51 @@ impl Dialect {
     /// `name` quoted as an identifier.
     #[must_use]
     pub fn quote(self, name: &str) -> String {
-        match self {
-            Dialect::MySql => format!("`{name}`"),
-            Dialect::Sqlite | Dialect::Postgres => format!("\"{name}\""),
+        let mark = match self {
+            Dialect::MySql => '`',
+            Dialect::Sqlite | Dialect::Postgres => '"',
+        };
+        let mut quoted = String::with_capacity(name.len() + 2);
+        quoted.push(mark);
+        for letter in name.chars() {
+            if letter == mark {
+                quoted.push(mark);
+            }
+            quoted.push(letter);
         }
+        quoted.push(mark);
+        quoted
     }
+}
+
+/// What a statement does to which table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Only reads, or changes the schema.
+    None,
+    /// Adds a row.
+    Insert(&'static str),
+    /// Sets columns of rows.
+    Update(&'static str, Vec<&'static str>),
+    /// Removes rows.
+    Delete(&'static str),
 }
 
 /// A statement under construction. Identifiers come only from constants in this crate; values only through `bind`.
 #[derive(Clone, Debug)]
 pub struct Sql {
     dialect: Dialect,
+    change: Change,
     text: String,
     values: Vec<Value>,
+    conditions: bool,
 }
 
 impl Sql {
     /// An empty statement.
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
-        Sql { dialect, text: String::new(), values: Vec::new() }
+        Sql { dialect, change: Change::None, text: String::new(), values: Vec::new(), conditions: false }
     }
 
     /// `SELECT columns FROM table`.
@@ -90,19 +127,25 @@ impl Sql {
         sql
     }
 
-    /// `INSERT INTO table (...) VALUES (...)`.
+    /// `INSERT INTO table (...) VALUES (...)`. A row whose key is taken is not stored, see [`super::Tx::execute`].
     #[must_use]
-    pub fn insert(dialect: Dialect, table: &str, row: Vec<(&str, Value)>) -> Self {
+    pub fn insert(dialect: Dialect, table: &'static str, row: Vec<(&'static str, Value)>) -> Self {
         let mut sql = Sql::new(dialect);
+        sql.change = Change::Insert(table);
         let (names, values): (Vec<&str>, Vec<Value>) = row.into_iter().unzip();
         sql.push("INSERT INTO ").ident(table).push(" (").columns(&names).push(") VALUES (").binds(values).push(")");
+        if dialect == Dialect::Postgres {
+            // A statement that fails would end the whole transaction there.
+            sql.push(" ON CONFLICT DO NOTHING");
+        }
         sql
     }
 
     /// `UPDATE table SET ...`; the caller appends the condition.
     #[must_use]
-    pub fn update(dialect: Dialect, table: &str, set: Vec<(&str, Value)>) -> Self {
+    pub fn update(dialect: Dialect, table: &'static str, set: Vec<(&'static str, Value)>) -> Self {
         let mut sql = Sql::new(dialect);
+        sql.change = Change::Update(table, set.iter().map(|(column, _)| *column).collect());
         sql.push("UPDATE ").ident(table).push(" SET ");
         for (index, (name, value)) in set.into_iter().enumerate() {
             sql.push(if index == 0 { "" } else { ", " }).ident(name).push(" = ").bind(value);
@@ -112,8 +155,9 @@ impl Sql {
 
     /// `DELETE FROM table`; the caller appends the condition.
     #[must_use]
-    pub fn delete(dialect: Dialect, table: &str) -> Self {
+    pub fn delete(dialect: Dialect, table: &'static str) -> Self {
         let mut sql = Sql::new(dialect);
+        sql.change = Change::Delete(table);
         sql.push("DELETE FROM ").ident(table);
         sql
     }
@@ -138,9 +182,13 @@ impl Sql {
         self
     }
 
-    /// Appends a placeholder for `value`.
+    /// Appends a placeholder for `value`, or the word NULL, which has no type of its own.
     pub fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
-        self.values.push(value.into());
+        let value = value.into();
+        if value == Value::Null {
+            return self.push("NULL");
+        }
+        self.values.push(value);
         match self.dialect {
             Dialect::Postgres => self.text.push_str(&format!("${}", self.values.len())),
             Dialect::Sqlite | Dialect::MySql => self.text.push('?'),
@@ -171,8 +219,17 @@ impl Sql {
 
     /// Appends `WHERE` before the first condition and `AND` before the others.
     pub fn glue(&mut self) -> &mut Self {
-        let word = if self.text.contains(" WHERE ") { " AND " } else { " WHERE " };
+        let word = if self.conditions { " AND " } else { " WHERE " };
+        self.conditions = true;
         self.push(word)
+    }
+
+    /// Makes a query of single rows lock what it finds until the transaction ends. SQLite has one writer anyway.
+    pub fn lock(&mut self) -> &mut Self {
+        if self.dialect != Dialect::Sqlite {
+            self.push(" FOR UPDATE");
+        }
+        self
     }
 
     /// The dialect it is written for.
@@ -181,10 +238,22 @@ impl Sql {
         self.dialect
     }
 
-    /// Text and values for the driver.
+    /// What it does.
     #[must_use]
-    pub fn finish(self) -> (String, Vec<Value>) {
-        (self.text, self.values)
+    pub fn change(&self) -> &Change {
+        &self.change
+    }
+
+    /// The text for the driver.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The values of its placeholders.
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.values
     }
 }
 
@@ -197,7 +266,7 @@ mod tests {
         let build = |dialect| {
             let mut sql = Sql::select(dialect, "runs", &["UUID", "Name"]);
             sql.and("UUID", "=", "a").and_in("Name", vec!["x".into(), "y".into()]);
-            sql.finish().0
+            sql.text().to_owned()
         };
         assert_eq!(build(Dialect::MySql), "SELECT `UUID`, `Name` FROM `runs` WHERE `UUID` = ? AND `Name` IN (?, ?)");
         assert_eq!(
@@ -207,9 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn names_cannot_leave_their_quotes() {
+        assert_eq!(Dialect::MySql.quote("a`b\"c"), "`a``b\"c`");
+        assert_eq!(Dialect::Postgres.quote("a`b\"c"), "\"a`b\"\"c\"");
+    }
+
+    #[test]
     fn an_empty_list_matches_nothing() {
         let mut sql = Sql::delete(Dialect::Sqlite, "runs");
         sql.and_in("UUID", vec![]);
-        assert_eq!(sql.finish().0, "DELETE FROM \"runs\" WHERE 1 = 0");
+        assert_eq!(sql.text(), "DELETE FROM \"runs\" WHERE 1 = 0");
+    }
+
+    #[test]
+    fn null_is_written_out() {
+        let sql = Sql::insert(Dialect::Postgres, "jobs", vec![("A", Value::Null), ("B", 1.into())]);
+        assert_eq!(sql.text(), "INSERT INTO \"jobs\" (\"A\", \"B\") VALUES (NULL, $1) ON CONFLICT DO NOTHING");
+        assert_eq!(sql.values(), [Value::Int(1)]);
     }
 }

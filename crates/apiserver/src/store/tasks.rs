@@ -83,20 +83,21 @@ pub static LISTABLE: Listable = Listable {
         text("pipeline_name", "PipelineName"),
         text("runId", "RunUUID"),
         text("run_id", "RunUUID"),
-        text("display_name", "Name"),
+        text("display_name", "Name").nullable(),
         text("mlmdExecutionID", "MLMDExecutionID"),
         text("execution_id", "MLMDExecutionID"),
         time("created_at", "CreatedTimestamp"),
         time("create_time", "CreatedTimestamp"),
-        time("start_time", "StartedTimestamp"),
-        time("finished_at", "FinishedTimestamp"),
-        time("end_time", "FinishedTimestamp"),
+        time("start_time", "StartedTimestamp").nullable(),
+        time("finished_at", "FinishedTimestamp").nullable(),
+        time("end_time", "FinishedTimestamp").nullable(),
         text("fingerprint", "Fingerprint"),
-        text("state", "State"),
-        text("state_history", "StateHistory"),
-        text("parent_task_id", "ParentTaskUUID"),
+        text("state", "State").nullable(),
+        text("state_history", "StateHistory").nullable(),
+        text("parent_task_id", "ParentTaskUUID").nullable(),
     ],
-    tags: false,
+    tags: None,
+    metrics: None,
 };
 
 fn read(row: &Row) -> Result<Task> {
@@ -232,5 +233,5 @@ pub async fn fill_messages(tx: &mut Tx, run_id: &str, tasks: &mut [Task]) -> Res
 /// # Errors
 /// When the database fails.
 pub async fn list(tx: &mut Tx, scope: &[(&str, Value)], options: &Options) -> Result<Page<Task>> {
-    page(tx, &LISTABLE, COLUMNS, scope, None, options, read).await
+    page(tx, &LISTABLE, COLUMNS, scope, options, read).await
 }

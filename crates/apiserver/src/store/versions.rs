@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::db::{Failure, Row, Tx};
-use super::list::{Listable, Options, Page, page, text, time};
-use super::pipelines::{READY, put_tags, replace_tags, tags_of};
+use super::list::{Listable, Options, Page, text, time};
+use super::pipelines::READY;
 use super::sql::{Sql, Value};
+use super::tagged::{self, Kind, Tagged, Tags};
 use crate::error::{Error, Result};
 
 /// A row of `pipeline_versions` with its tags.
@@ -32,7 +33,7 @@ pub struct Version {
     /// The normalised package; empty in lists.
     pub spec: String,
     /// Labels of the version.
-    pub tags: BTreeMap<String, String>,
+    pub tags: Tags,
 }
 
 const TABLE: &str = "pipeline_versions";
@@ -60,7 +61,6 @@ const COLUMNS: &[&str] = &[
     "Parameters",
     "PipelineSpec",
 ];
-const TAGS: (&str, &str) = ("pipeline_version_tags", "PipelineVersionId");
 
 /// How versions are listed.
 pub static LISTABLE: Listable = Listable {
@@ -74,11 +74,29 @@ pub static LISTABLE: Listable = Listable {
         text("display_name", "DisplayName"),
         time("created_at", "CreatedAtInSec"),
         text("status", "Status"),
-        text("description", "Description"),
+        text("description", "Description").nullable(),
         text("pipeline_spec", "PipelineSpec"),
     ],
-    tags: true,
+    tags: Some(Version::KIND.tags),
+    metrics: None,
 };
+
+impl Tagged for Version {
+    const KIND: Kind =
+        Kind { table: TABLE, tags: ("pipeline_version_tags", "PipelineVersionId"), name: "PipelineVersion" };
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn display_name(&mut self) -> &mut String {
+        &mut self.display_name
+    }
+
+    fn tags(&mut self) -> &mut Tags {
+        &mut self.tags
+    }
+}
 
 fn read_light(row: &Row) -> Result<Version> {
     let mut cursor = row.cursor();
@@ -93,7 +111,7 @@ fn read_light(row: &Row) -> Result<Version> {
         spec_uri: cursor.text()?,
         parameters: cursor.text()?,
         spec: String::new(),
-        tags: BTreeMap::new(),
+        tags: Tags::new(),
     })
 }
 
@@ -126,16 +144,8 @@ pub async fn insert(tx: &mut Tx, version: &Version) -> Result<()> {
         ))),
         Err(Failure::MissingParent) => Err(Error::not_found("Pipeline", &version.pipeline_id)),
         Err(other) => Err(other.into()),
-        Ok(_) => put_tags(tx, TAGS, &version.id, &version.tags).await,
+        Ok(_) => tagged::put_tags::<Version>(tx, &version.id, &version.tags).await,
     }
-}
-
-async fn one(tx: &mut Tx, sql: Sql) -> Result<Option<Version>> {
-    let Some(row) = tx.row(sql).await? else { return Ok(None) };
-    let mut version = read(&row)?;
-    let ids = vec![version.id.clone()];
-    version.tags = tags_of(tx, TAGS, &ids).await?.remove(&version.id).unwrap_or_default();
-    Ok(Some(version))
 }
 
 /// The version with this id.
@@ -145,7 +155,7 @@ async fn one(tx: &mut Tx, sql: Sql) -> Result<Option<Version>> {
 pub async fn get(tx: &mut Tx, id: &str) -> Result<Version> {
     let mut sql = Sql::select(tx.dialect(), TABLE, COLUMNS);
     sql.and("UUID", "=", id).and("Status", "=", READY);
-    one(tx, sql).await?.ok_or_else(|| Error::not_found("PipelineVersion", id))
+    tagged::one(tx, sql, read).await?.ok_or_else(|| Error::not_found("PipelineVersion", id))
 }
 
 /// The newest version of a pipeline.
@@ -156,7 +166,7 @@ pub async fn latest(tx: &mut Tx, pipeline_id: &str) -> Result<Version> {
     let mut sql = Sql::select(tx.dialect(), TABLE, COLUMNS);
     sql.and("PipelineId", "=", pipeline_id).and("Status", "=", READY);
     sql.push(" ORDER BY ").ident("CreatedAtInSec").push(" DESC, ").ident("UUID").push(" DESC LIMIT 1");
-    one(tx, sql).await?.ok_or_else(|| Error::not_found("PipelineVersion of pipeline", pipeline_id))
+    tagged::one(tx, sql, read).await?.ok_or_else(|| Error::not_found("PipelineVersion of pipeline", pipeline_id))
 }
 
 /// One page of a pipeline's versions, without their specs: three queries.
@@ -165,37 +175,16 @@ pub async fn latest(tx: &mut Tx, pipeline_id: &str) -> Result<Version> {
 /// When the database fails.
 pub async fn list(tx: &mut Tx, pipeline_id: &str, options: &Options) -> Result<Page<Version>> {
     let scope = [("PipelineId", pipeline_id.into()), ("Status", READY.into())];
-    let mut found = page(tx, &LISTABLE, LIST_COLUMNS, &scope, Some(TAGS), options, read_light).await?;
-    let ids: Vec<String> = found.items.iter().map(|version| version.id.clone()).collect();
-    let mut tags = tags_of(tx, TAGS, &ids).await?;
-    for version in &mut found.items {
-        version.tags = tags.remove(&version.id).unwrap_or_default();
-    }
-    Ok(found)
+    tagged::list(tx, &LISTABLE, LIST_COLUMNS, &scope, options, read_light).await
 }
 
 /// Changes display name and tags; an empty display name and absent tags leave them as they are.
 ///
 /// # Errors
 /// Code 5 when there is no such version.
-pub async fn update(
-    tx: &mut Tx,
-    id: &str,
-    display_name: &str,
-    tags: Option<&BTreeMap<String, String>>,
-) -> Result<Version> {
-    let mut version = get(tx, id).await?;
-    if !display_name.is_empty() {
-        let mut sql = Sql::update(tx.dialect(), TABLE, vec![("DisplayName", display_name.into())]);
-        sql.and("UUID", "=", id);
-        tx.execute(sql).await?;
-        display_name.clone_into(&mut version.display_name);
-    }
-    if let Some(tags) = tags {
-        replace_tags(tx, TAGS, id, tags).await?;
-        version.tags.clone_from(tags);
-    }
-    Ok(version)
+pub async fn update(tx: &mut Tx, id: &str, display_name: &str, tags: Option<&Tags>) -> Result<Version> {
+    let version = get(tx, id).await?;
+    tagged::update(tx, version, display_name, tags).await
 }
 
 /// Removes the version; runs made from it stay.
@@ -203,9 +192,7 @@ pub async fn update(
 /// # Errors
 /// Code 5 when there is no such version.
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<()> {
-    let mut sql = Sql::delete(tx.dialect(), TABLE);
-    sql.and("UUID", "=", id);
-    if tx.execute(sql).await? == 0 { Err(Error::not_found("PipelineVersion", id)) } else { Ok(()) }
+    tagged::delete::<Version>(tx, id).await
 }
 
 /// Id of some version of the pipeline, if it has any.

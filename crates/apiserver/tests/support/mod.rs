@@ -14,6 +14,7 @@ use http::{Method, StatusCode};
 use kfp_apiserver::config::Config;
 use kfp_apiserver::options::{Database, Options};
 use kfp_core::shutdown::CancellationToken;
+use kfp_testdb::Engine;
 use serde_json::{Value, json};
 
 /// Objects by `plural/name`.
@@ -211,11 +212,43 @@ impl Reply {
     }
 }
 
+/// The database of a test: the programs `mariadb` and `postgres` are the same tests over a server, in a database that
+/// lives as long as the directory; all others use a file in it.
+pub fn database(directory: &Path) -> Database {
+    let (driver, section, engine) = match env!("CARGO_CRATE_NAME") {
+        "mariadb" => ("mysql", "MySQLConfig", Engine::MariaDb),
+        "postgres" => ("pgx", "PostgreSQLConfig", Engine::Postgres),
+        _ => return Database::Sqlite(directory.join("test.sqlite")),
+    };
+    // Not installed: it has been said.
+    let Some(server) = engine.shared() else { return Database::Sqlite(directory.join("test.sqlite")) };
+    let name = std::fs::read_to_string(directory.join("database")).unwrap_or_else(|_| {
+        // Not created, so that the server has to.
+        let name = format!("Test_{}", uuid::Uuid::new_v4().simple());
+        std::fs::write(directory.join("database"), &name).unwrap();
+        name
+    });
+    let file = json!({"DBDriverName": driver, "InitConnectionTimeout": "20s", "DBConfig": {section: {
+        "Host": "127.0.0.1", "Port": server.port(), "User": "root", "Password": "", "DBName": name,
+    }}});
+    Database::from_config(&Config::new(file, BTreeMap::new())).unwrap()
+}
+
 pub async fn start(directory: &Path) -> Server {
     start_with(directory, Kube::default()).await
 }
 
 pub async fn start_with(directory: &Path, kube: Kube) -> Server {
+    launch(directory, kube, |_| {}).await
+}
+
+/// A server without artifacts in a given database.
+pub async fn start_on(database: Database, kube: Kube) -> Server {
+    launch(Path::new(""), kube, |options| options.database = database).await
+}
+
+/// Starts a server whose options are changed first.
+pub async fn launch(directory: &Path, kube: Kube, change: impl FnOnce(&mut Options)) -> Server {
     let kube_url = kube.serve().await;
     let env = BTreeMap::from([
         ("KFP_OBJECT_STORE_DIR".to_owned(), directory.join("objects").display().to_string()),
@@ -229,10 +262,11 @@ pub async fn start_with(directory: &Path, kube: Kube) -> Server {
     let grpc = format!("http://{}", grpc_listener.local_addr().unwrap());
     options.http_listener = Some(http_listener);
     options.grpc_listener = Some(grpc_listener);
-    options.database = Database::Sqlite(directory.join("test.sqlite"));
+    options.database = database(directory);
     let mut config = kube::Config::new(kube_url.parse().unwrap());
     config.default_retry = false;
     options.kube = Some(kube::Client::try_from(config).unwrap());
+    change(&mut options);
     let stop = CancellationToken::new();
     let task = tokio::spawn(kfp_apiserver::run(options, stop.clone()));
     let client = Http(hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http());
@@ -258,6 +292,17 @@ impl Server {
         let status = answer.status().as_u16();
         let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), usize::MAX).await.unwrap();
         Reply { status, body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    /// Asks until the server is ready.
+    pub async fn patiently<F: Future<Output = Reply>>(&self, ask: impl Fn() -> F) -> Reply {
+        for _ in 0..20 {
+            let reply = ask().await;
+            if reply.status != 503 {
+                return reply;
+            }
+        }
+        ask().await
     }
 
     pub async fn get(&self, path: &str) -> Reply {

@@ -1,12 +1,11 @@
-//! Upstream's tables: the names, columns and keys that its release 2.17 and the run collector after it use.
+//! Upstream's tables: the names, columns and keys that its release 2.17 and the run collector after it use, and the
+//! indexes that we add.
 
-use super::db::Db;
-use super::sql::{Dialect, Sql};
-use crate::error::{Error, Result};
+use super::super::sql::{Dialect, Sql};
 
 /// Types that differ between the databases.
 #[derive(Clone, Copy)]
-enum Type {
+pub(super) enum Type {
     /// `varchar(n)`.
     Key(u16),
     /// `varchar(255)` or `text`.
@@ -20,7 +19,7 @@ enum Type {
 use Type::{Bool, Float, Int, Key, Long, Short};
 
 #[derive(Clone, Copy)]
-enum Null {
+pub(super) enum Null {
     Not,
     Yes,
     /// NULL allowed, 0 when not given.
@@ -28,17 +27,23 @@ enum Null {
 }
 use Null::{Not, Yes, Zero};
 
-struct Table {
-    name: &'static str,
-    columns: &'static [(&'static str, Type, Null)],
-    primary: &'static [&'static str],
-    unique: &'static [(&'static str, &'static [&'static str])],
-    index: &'static [(&'static str, &'static [&'static str])],
+/// Name and columns.
+pub(super) type Index = (&'static str, &'static [&'static str]);
+
+pub(super) struct Table {
+    pub name: &'static str,
+    pub columns: &'static [(&'static str, Type, Null)],
+    pub primary: &'static [&'static str],
+    pub unique: &'static [Index],
+    pub index: &'static [Index],
     /// (constraint, column, table); the target is always `UUID`, cascading both ways.
-    foreign: &'static [(&'static str, &'static str, &'static str)],
+    pub foreign: &'static [(&'static str, &'static str, &'static str)],
+    /// Ours: lists read them in order and count in them, so they end with what lists are filtered by. Upstream leaves
+    /// indexes that it does not know alone.
+    pub ours: &'static [Index],
 }
 
-const TABLES: &[Table] = &[
+pub(super) const TABLES: &[Table] = &[
     Table {
         name: "db_statuses",
         columns: &[("HaveSamplesLoaded", Bool, Not)],
@@ -46,6 +51,7 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[],
         foreign: &[],
+        ours: &[],
     },
     Table {
         name: "default_experiments",
@@ -54,6 +60,7 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[],
         foreign: &[],
+        ours: &[],
     },
     Table {
         name: "experiments",
@@ -70,6 +77,7 @@ const TABLES: &[Table] = &[
         unique: &[("idx_name_namespace", &["Name", "Namespace"])],
         index: &[],
         foreign: &[],
+        ours: &[("list_experiments", &["Namespace", "CreatedAtInSec", "UUID", "StorageState"])],
     },
     Table {
         name: "pipelines",
@@ -88,6 +96,7 @@ const TABLES: &[Table] = &[
         unique: &[("namespace_name", &["Name", "Namespace"])],
         index: &[],
         foreign: &[],
+        ours: &[("list_pipelines", &["Namespace", "CreatedAtInSec", "UUID", "Status"])],
     },
     Table {
         name: "pipeline_versions",
@@ -111,6 +120,7 @@ const TABLES: &[Table] = &[
             ("idx_pipeline_versions_PipelineId", &["PipelineId"]),
         ],
         foreign: &[("pipeline_versions_PipelineId_pipelines_UUID_foreign", "PipelineId", "pipelines")],
+        ours: &[("list_pipeline_versions", &["PipelineId", "CreatedAtInSec", "UUID", "Status"])],
     },
     Table {
         name: "pipeline_tags",
@@ -119,6 +129,7 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[("idx_pipeline_tags_key_value_id", &["TagKey", "TagValue", "PipelineId"])],
         foreign: &[("pipeline_tags_PipelineId_pipelines_UUID_foreign", "PipelineId", "pipelines")],
+        ours: &[],
     },
     Table {
         name: "pipeline_version_tags",
@@ -127,6 +138,7 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[("idx_pv_tags_key_value_id", &["TagKey", "TagValue", "PipelineVersionId"])],
         foreign: &[("pv_tags_PipelineVersionId_pv_UUID_fk", "PipelineVersionId", "pipeline_versions")],
+        ours: &[],
     },
     Table {
         name: "jobs",
@@ -164,6 +176,10 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[],
         foreign: &[],
+        ours: &[
+            ("list_jobs", &["CreatedAtInSec", "UUID"]),
+            ("list_jobs_of_experiment", &["ExperimentUUID", "CreatedAtInSec", "UUID"]),
+        ],
     },
     Table {
         name: "run_details",
@@ -212,6 +228,14 @@ const TABLES: &[Table] = &[
             ("idx_run_gc_archived", &["StorageState", "ArchivedAtInSec"]),
         ],
         foreign: &[],
+        ours: &[
+            ("list_runs", &["CreatedAtInSec", "UUID", "StorageState"]),
+            ("list_runs_of_experiment", &["ExperimentUUID", "CreatedAtInSec", "UUID", "StorageState"]),
+            ("list_runs_of_namespace", &["Namespace", "CreatedAtInSec", "UUID", "StorageState"]),
+            ("list_runs_by_name", &["DisplayName", "UUID", "StorageState"]),
+            ("list_runs_of_experiment_by_name", &["ExperimentUUID", "DisplayName", "UUID", "StorageState"]),
+            ("runs_of_job", &["JobUUID", "DisplayName"]),
+        ],
     },
     Table {
         name: "run_metrics",
@@ -227,6 +251,7 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[],
         foreign: &[("run_metrics_RunUUID_run_details_UUID_foreign", "RunUUID", "run_details")],
+        ours: &[],
     },
     Table {
         name: "tasks",
@@ -254,6 +279,7 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[("tasks_RunUUID_run_details_UUID_foreign", &["RunUUID"])],
         foreign: &[("tasks_RunUUID_run_details_UUID_foreign", "RunUUID", "run_details")],
+        ours: &[("tasks_by_fingerprint", &["Fingerprint", "CreatedTimestamp"])],
     },
     Table {
         name: "resource_references",
@@ -270,10 +296,11 @@ const TABLES: &[Table] = &[
         unique: &[],
         index: &[("referencefilter", &["ResourceType", "ReferenceUUID", "ReferenceType"])],
         foreign: &[],
+        ours: &[],
     },
 ];
 
-fn type_name(dialect: Dialect, kind: Type) -> String {
+pub(super) fn type_name(dialect: Dialect, kind: Type) -> String {
     match (dialect, kind) {
         (_, Key(length)) => format!("varchar({length})"),
         (Dialect::MySql, Short) => "varchar(255)".to_owned(),
@@ -286,55 +313,63 @@ fn type_name(dialect: Dialect, kind: Type) -> String {
     }
 }
 
-fn statements(dialect: Dialect, table: &Table) -> Vec<Sql> {
-    let mut create = Sql::new(dialect);
-    create.push("CREATE TABLE IF NOT EXISTS ").ident(table.name).push(" (");
-    for (name, kind, null) in table.columns {
-        create.ident(name).push(" ").push(&type_name(dialect, *kind)).push(match null {
-            Not => " NOT NULL, ",
-            Yes => " NULL, ",
-            Zero => " NULL DEFAULT 0, ",
-        });
+/// Which columns come last in a SQLite file: its rows are chains of pages, and what stands behind a long value is read
+/// only after it. Elsewhere long values live apart.
+fn weight(dialect: Dialect, (name, kind, _): &(&str, Type, Null)) -> u8 {
+    match kind {
+        Long if dialect != Dialect::Sqlite => 0,
+        Long if name.ends_with("Manifest") || *name == "PipelineSpec" => 2,
+        Long => 1,
+        _ => 0,
     }
-    create.push("PRIMARY KEY (").columns(table.primary).push(")");
-    for (name, column, target) in table.foreign {
-        create.push(", CONSTRAINT ").ident(name).push(" FOREIGN KEY (").ident(column).push(") REFERENCES ");
-        create.ident(target).push(" (").ident("UUID").push(") ON DELETE CASCADE ON UPDATE CASCADE");
-    }
-    create.push(")");
-    let mut all = vec![create];
-    for (unique, (name, columns)) in
-        table.unique.iter().map(|key| (true, key)).chain(table.index.iter().map(|key| (false, key)))
-    {
-        let mut index = Sql::new(dialect);
-        index.push(if unique { "CREATE UNIQUE INDEX IF NOT EXISTS " } else { "CREATE INDEX IF NOT EXISTS " });
-        index.ident(name).push(" ON ").ident(table.name).push(" (").columns(columns).push(")");
-        all.push(index);
-    }
-    all
 }
 
-/// Creates what is missing and seeds the two one-row tables.
-///
-/// # Errors
-/// When the database refuses a statement.
-pub async fn create(db: &Db) -> Result<()> {
-    let mut tx = db.write().await?;
-    let dialect = tx.dialect();
-    let failed = |error| Error::from(error).wrap("cannot create the database schema");
-    for table in TABLES {
-        for statement in statements(dialect, table) {
-            tx.execute(statement).await.map_err(failed)?;
-        }
+impl Table {
+    /// Appends name, type and default of a column.
+    pub fn define(sql: &mut Sql, (name, kind, null): &(&str, Type, Null)) {
+        let kind = type_name(sql.dialect(), *kind);
+        sql.ident(name).push(" ").push(&kind).push(match null {
+            Not => " NOT NULL",
+            Yes => " NULL",
+            Zero => " NULL DEFAULT 0",
+        });
     }
-    for (table, column, seed) in
-        [("db_statuses", "HaveSamplesLoaded", false.into()), ("default_experiments", "DefaultExperimentId", "".into())]
-    {
-        let mut count = Sql::new(dialect);
-        count.push("SELECT COUNT(*) FROM ").ident(table);
-        if tx.number(count).await? == 0 {
-            tx.execute(Sql::insert(dialect, table, vec![(column, seed)])).await.map_err(failed)?;
+
+    /// Creates the table with its keys; see [`Table::indexes`] for the rest.
+    pub fn create(&self, dialect: Dialect) -> Sql {
+        let mut sql = Sql::new(dialect);
+        sql.push("CREATE TABLE ").ident(self.name).push(" (");
+        let mut columns: Vec<_> = self.columns.iter().collect();
+        columns.sort_by_key(|column| weight(dialect, column));
+        for column in columns {
+            Self::define(&mut sql, column);
+            sql.push(", ");
         }
+        sql.push("PRIMARY KEY (").columns(self.primary).push(")");
+        if dialect == Dialect::MySql {
+            // In the same statement, or foreign keys would make indexes of their own.
+            for (unique, (name, columns)) in self.indexes() {
+                sql.push(if unique { ", UNIQUE INDEX " } else { ", INDEX " });
+                sql.ident(name).push(" (").columns(columns).push(")");
+            }
+        }
+        for foreign in self.foreign {
+            sql.push(", ");
+            Self::reference(&mut sql, foreign);
+        }
+        sql.push(")");
+        sql
     }
-    tx.commit().await
+
+    /// Appends a foreign key.
+    pub fn reference(sql: &mut Sql, (name, column, target): &(&str, &str, &str)) {
+        sql.push("CONSTRAINT ").ident(name).push(" FOREIGN KEY (").ident(column).push(") REFERENCES ");
+        sql.ident(target).push(" (").ident("UUID").push(") ON DELETE CASCADE ON UPDATE CASCADE");
+    }
+
+    /// Upstream's indexes and ours, with whether they are unique.
+    pub fn indexes(&self) -> impl Iterator<Item = (bool, &'static Index)> {
+        let unique = self.unique.iter().map(|index| (true, index));
+        unique.chain(self.index.iter().chain(self.ours).map(|index| (false, index)))
+    }
 }

@@ -1,0 +1,11 @@
+//! All tests of the API over PostgreSQL instead of SQLite; see `support::database`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::duplicate_mod)]
+
+#[path = "lists.rs"]
+mod lists;
+#[path = "pipelines.rs"]
+mod pipelines;
+#[path = "recurring_runs.rs"]
+mod recurring_runs;
+#[path = "runs.rs"]
+mod runs;

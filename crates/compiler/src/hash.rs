@@ -10,11 +10,9 @@ use sha2::{Digest, Sha256};
 
 /// Lower-case hexadecimal SHA-256 of [`hash_json`].
 pub fn container_hash(container: &PipelineContainerSpec) -> String {
-    use std::fmt::Write;
-    Sha256::digest(hash_json(container)).iter().fold(String::with_capacity(64), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let hash = Sha256::digest(hash_json(container));
+    hash.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|half| DIGITS[usize::from(half)]).collect()
 }
 
 /// The text that is hashed.

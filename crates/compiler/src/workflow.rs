@@ -28,7 +28,8 @@ pub(crate) const ROOT: &str = "root";
 /// State of one compilation.
 pub(crate) struct Compiler<'a> {
     pub(crate) shared: Shared<'a>,
-    spec: PipelineSpec,
+    root: Option<ComponentSpec>,
+    components: BTreeMap<String, ComponentSpec>,
     executors: BTreeMap<String, ExecutorSpec>,
     kubernetes: Option<&'a SinglePlatformSpec>,
     pub(crate) runtime_config: String,
@@ -46,7 +47,7 @@ pub(crate) struct Compiler<'a> {
 
 /// Compiles `job` of `package`.
 pub(crate) fn compile(package: &Package, job: &Job, options: &Options) -> Result<Value, Error> {
-    let spec = package.spec().clone();
+    let spec = package.spec();
     if package.name().is_empty() {
         return Err(Error::spec("pipelineInfo.name is empty"));
     }
@@ -56,10 +57,12 @@ pub(crate) fn compile(package: &Package, job: &Job, options: &Options) -> Result
     let kubernetes = package.platform().and_then(|platform| platform.platforms.get("kubernetes"));
     let mut compiler = Compiler {
         shared: Shared { options, pipeline: package.name(), display_name: &job.display_name },
-        runtime_config: gojson::to_string(&runtime_config(&spec, job, options)),
+        runtime_config: gojson::to_string(&runtime_config(spec, job, options)),
         executors: deployment.executors,
         kubernetes,
-        spec,
+        // Taken apart on the way. The deployment spec, most of a pipeline, is not: it is read above.
+        root: spec.root.clone(),
+        components: spec.components.clone(),
         arguments: Vec::new(),
         argument_names: HashSet::new(),
         templates: Vec::new(),
@@ -184,11 +187,11 @@ pub(crate) enum ComponentKind {
 
 impl Compiler<'_> {
     fn component_mut(&mut self, name: &str) -> Option<&mut ComponentSpec> {
-        if name == ROOT { self.spec.root.as_mut() } else { self.spec.components.get_mut(name) }
+        if name == ROOT { self.root.as_mut() } else { self.components.get_mut(name) }
     }
 
     fn component(&self, name: &str) -> Option<&ComponentSpec> {
-        if name == ROOT { self.spec.root.as_ref() } else { self.spec.components.get(name) }
+        if name == ROOT { self.root.as_ref() } else { self.components.get(name) }
     }
 
     /// Visits a component and what it uses; `inherited` is the retry policy of the task that led here.
@@ -250,7 +253,7 @@ impl Compiler<'_> {
         if name == ROOT {
             return Err(Error::spec(format!("task {key:?}: the component name \"root\" is reserved")));
         }
-        if !self.spec.components.contains_key(name) {
+        if !self.components.contains_key(name) {
             return Err(Error::spec(format!("cannot find component ref name={name:?}"))).at(|| format!("task {key:?}"));
         }
         Ok(name.to_owned())

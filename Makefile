@@ -12,7 +12,7 @@ DEMO ?=
 UP ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint bench-local bench-compiler bench-launcher fuzz-compiler dist clean help
+.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster bench-controllers bench-local bench-compiler bench-launcher fuzz-compiler dist clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -46,6 +46,13 @@ dev-binaries:
 test-e2e: dev-binaries $(VENV)/.ready ## Tests of the running platform with the stock kfp SDK
 	BIN=$(abspath $(DEV)) $(VENV)/bin/python -m pytest -q tests/e2e
 
+test-cluster: ## The controllers against a real Kubernetes API: that of KUBECONFIG, else a private one
+	tests/cluster/run.sh $(CARGO) test --locked --no-fail-fast -p kfp-test-cluster -p kfp-scheduledworkflow -p kfp-persistence-agent
+
+bench-controllers: ## The two controllers with 10,000 objects each: punctuality, lag, memory
+	$(CARGO) build --release --locked --bin controller --bin persistence_agent
+	$(CARGO) run --release --locked -p kfp-test-cluster --example bench_controllers -- $(BIN)/controller $(BIN)/persistence_agent
+
 fuzz-compiler: ## Feed the compiler random files for ten minutes; needs cargo-fuzz and a C++ compiler
 	mkdir -p crates/compiler/fuzz/corpus
 	cd crates/compiler && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none package fuzz/corpus ../../tests/pipelines -- -dict=fuzz/tokens.dict -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=30
@@ -65,7 +72,7 @@ bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside k
 	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py
 
 dist: $(TARGET)/dist/launcher-v2 ## Small, optimised programs for images; the launcher, which runs in users' images, is static
-	$(CARGO) build --locked --profile dist $(filter-out --bin launcher-v2,$(PROGRAMS)) $(ALL)
+	$(CARGO) build --locked --profile dist $(subst --bin launcher-v2,,$(PROGRAMS)) $(ALL)
 
 # Static against musl: glibc's resolver would load libraries of whatever image it runs in.
 MUSL := $(shell uname -m)-unknown-linux-musl

@@ -47,6 +47,11 @@ impl Drop for World {
 impl World {
     /// Servers on free ports, and a run whose root DAG has a child DAG with `tasks` tasks.
     pub async fn new(tasks: i64) -> Self {
+        Self::with_root(tasks, "minio://bucket/root").await
+    }
+
+    /// The same with another pipeline root.
+    pub async fn with_root(tasks: i64, root: &str) -> Self {
         let stop = CancellationToken::new();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let metadata_port = listener.local_addr().unwrap().port();
@@ -67,7 +72,7 @@ impl World {
         let metadata = mlmd::Client::connect_lazy("127.0.0.1", metadata_port, None).unwrap();
         let properties = RunProperties {
             namespace: "team".into(),
-            pipeline_root: "minio://bucket/root".into(),
+            pipeline_root: root.into(),
             store_session_info: r#"{"Provider":"minio","Params":{"fromEnv":"true"}}"#.into(),
         };
         let run = metadata.ensure_run("pipe", RUN, &properties).await.unwrap();

@@ -1,12 +1,13 @@
 //! Measures execution publications per second through gRPC, as drivers and launchers send them.
 //!
-//! `cargo run --release -p kfp-metadata --example publish_rate [PUBLICATIONS] [CLIENTS]`
+//! `cargo run --release -p kfp-metadata --example publish_rate [PUBLICATIONS] [CLIENTS] [sqlite | mariadb | postgres]`
 
 use std::time::Instant;
 
 use kfp_core::shutdown::CancellationToken;
-use kfp_metadata::{Options, Storage};
+use kfp_metadata::{Options, Remote, Storage};
 use kfp_proto::ml_metadata as pb;
+use kfp_testdb::Engine;
 use pb::metadata_store_service_client::MetadataStoreServiceClient as Client;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
@@ -46,7 +47,27 @@ async fn main() -> anyhow::Result<()> {
     let total: usize = words.next().unwrap_or_else(|| "10000".to_owned()).parse()?;
     let clients: usize = words.next().unwrap_or_else(|| "16".to_owned()).parse()?;
     let folder = tempfile::tempdir()?;
-    let mut options = Options::new("127.0.0.1", 0, Storage::Sqlite(folder.path().join("mlmd.db")));
+    let engine = words.next();
+    let engine = match engine.as_deref() {
+        Some("mariadb") => Some(Engine::MariaDb),
+        Some("postgres") => Some(Engine::Postgres),
+        _ => None,
+    };
+    let database = engine.and_then(Engine::start);
+    let remote = database.as_ref().map(|database| Remote {
+        host: "127.0.0.1".to_owned(),
+        port: database.port(),
+        database: database.fresh_name(),
+        user: "root".to_owned(),
+        ..Remote::default()
+    });
+    let storage = match (engine, remote) {
+        (Some(Engine::MariaDb), Some(remote)) => Storage::MySql(remote),
+        (Some(Engine::Postgres), Some(remote)) => Storage::Postgres(remote),
+        (Some(engine), None) => anyhow::bail!("{engine:?} is not installed"),
+        _ => Storage::Sqlite(folder.path().join("mlmd.db")),
+    };
+    let mut options = Options::new("127.0.0.1", 0, storage);
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     options.listener = Some(listener);

@@ -71,6 +71,8 @@ fn sqlite_connection(path: Option<&Path>) -> Result<rusqlite::Connection, Failur
     connection.set_prepared_statement_cache_capacity(2 * STATEMENTS);
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "cache_size", -16_384)?;
+    // What a savepoint has to remember would go through a file otherwise.
+    connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)
 }
 
@@ -124,6 +126,9 @@ async fn mysql(remote: &Remote) -> Result<Pools, sqlx::Error> {
         .port(remote.port)
         .username(&remote.user)
         .ssl_mode(mode)
+        // Upstream's client says that it speaks Latin-1 and sends UTF-8, which the server takes apart on the way in and
+        // puts together on the way out. What is in the tables means the same to both only if we do so too.
+        .charset("latin1")
         .statement_cache_capacity(STATEMENTS);
     if !remote.password.is_empty() {
         options = options.password(&remote.password);

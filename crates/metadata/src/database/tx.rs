@@ -248,7 +248,8 @@ impl Tx {
             Dialect::Sqlite => Ok(()),
             // Outlives the commits that come with created tables.
             Dialect::MySql => {
-                let sql = "SELECT GET_LOCK(CONCAT(?, DATABASE()), 30)";
+                // MySQL allows 64 characters.
+                let sql = "SELECT GET_LOCK(CONCAT(?, MD5(DATABASE())), 30)";
                 let rows = self.query(sql, vec![name.into()]).await?;
                 let got = rows.first().map(|row| row.int_or_null(0)).transpose()?.flatten();
                 if got == Some(1) { Ok(()) } else { Err(Failure::unavailable("another server creates the tables")) }
@@ -265,7 +266,7 @@ impl Tx {
     /// The database's.
     pub async fn unlock_schema(&mut self) -> Outcome<()> {
         if self.dialect() == Dialect::MySql {
-            self.query("SELECT RELEASE_LOCK(CONCAT(?, DATABASE()))", vec![SCHEMA_LOCK.0.into()]).await?;
+            self.query("SELECT RELEASE_LOCK(CONCAT(?, MD5(DATABASE())))", vec![SCHEMA_LOCK.0.into()]).await?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use kfp_proto::ml_metadata as pb;
 use kfp_testdb::Engine;
 
 use crate::place::{Place, storage};
+use crate::proxy::{Cut, Proxy};
 use crate::suite;
 
 async fn survives_a_crash_of_the_database(engine: Engine) {
@@ -149,4 +150,59 @@ async fn an_index_that_refuses_long_parameters_is_replaced() {
     server.stop().await;
     let indexes = "SELECT COUNT(*) FROM pg_indexes WHERE indexname LIKE 'idx%property_string'";
     assert_eq!(database.execute(&name, indexes), "3\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_is_stored_as_upstreams_client_does() {
+    let Some(database) = Engine::MariaDb.shared() else { return };
+    let name = database.fresh_name();
+    let mut server = Place::at(storage(database, &name)).serve().await;
+    let of_context = suite::context_type(&mut server.client, "c").await;
+    // A client that announces Latin-1 and sends UTF-8.
+    let insert = format!("INSERT INTO Context (type_id, name) VALUES ({of_context}, 'größe 🦀')");
+    database.execute(&name, &format!("SET NAMES latin1; {insert}"));
+    let wanted = pb::GetContextByTypeAndNameRequest {
+        type_name: Some("c".into()),
+        context_name: Some("größe 🦀".into()),
+        ..Default::default()
+    };
+    let found = server.client.get_context_by_type_and_name(wanted).await.unwrap().into_inner().context.unwrap();
+    assert_eq!(found.name(), "größe 🦀");
+    let put =
+        pb::PutContextsRequest { contexts: vec![suite::context(of_context, "größe 🦀!")], ..Default::default() };
+    server.client.put_contexts(put).await.unwrap();
+    let read = "SET NAMES latin1; SELECT COUNT(*) FROM Context WHERE name = 'größe 🦀!'";
+    assert_eq!(database.execute(&name, read), "1\n");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_lost_at_commit_neither_loses_nor_repeats_the_changes() {
+    for engine in [Engine::MariaDb, Engine::Postgres] {
+        let Some(database) = engine.shared() else { continue };
+        let proxy = Proxy::start(database.port()).await;
+        let (Storage::MySql(mut remote) | Storage::Postgres(mut remote)) = storage(database, &database.fresh_name())
+        else {
+            continue;
+        };
+        remote.port = proxy.port;
+        let through = match engine {
+            Engine::MariaDb => Storage::MySql(remote),
+            Engine::Postgres => Storage::Postgres(remote),
+        };
+        let mut server = Place::at(through).serve().await;
+        let of_execution = suite::execution_type(&mut server.client, "e").await;
+        for (number, cut) in [(1, Cut::BeforeCommit), (2, Cut::AfterCommit), (3, Cut::BeforeCommit)] {
+            proxy.cut(cut);
+            // Without a name: nothing but the store's own care keeps it from being there twice.
+            let execution = pb::Execution { type_id: Some(of_execution), ..Default::default() };
+            let put = pb::PutExecutionsRequest { executions: vec![execution], ..Default::default() };
+            let ids = server.client.put_executions(put).await.unwrap().into_inner().execution_ids;
+            assert!(proxy.has_cut(), "{engine:?} {cut:?}");
+            let all = server.client.get_executions(pb::GetExecutionsRequest::default()).await.unwrap().into_inner();
+            assert_eq!(all.executions.len(), number, "{engine:?} {cut:?}");
+            assert_eq!(all.executions.last().unwrap().id(), ids[0]);
+        }
+        server.stop().await;
+    }
 }

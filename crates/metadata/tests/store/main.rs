@@ -3,6 +3,7 @@
 
 mod faults;
 mod place;
+mod proxy;
 mod suite;
 
 use std::io::{Read as _, Write as _};

@@ -24,7 +24,7 @@ pub async fn artifact_type(client: &mut Client, name: &str) -> i64 {
     client.put_artifact_type(request).await.unwrap().into_inner().type_id()
 }
 
-fn context(type_id: i64, name: &str) -> pb::Context {
+pub fn context(type_id: i64, name: &str) -> pb::Context {
     pb::Context { type_id: Some(type_id), name: Some(name.into()), ..Default::default() }
 }
 

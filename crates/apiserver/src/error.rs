@@ -14,11 +14,13 @@ pub struct Error {
     code: Code,
     chain: String,
     external: String,
+    /// Part of how things go, so nothing for the log.
+    expected: bool,
 }
 
 impl Error {
     fn new(code: Code, chain: String, external: impl Into<String>) -> Self {
-        Error { code, chain, external: external.into() }
+        Error { code, chain, external: external.into(), expected: false }
     }
 
     /// The request is wrong; code 3.
@@ -71,6 +73,11 @@ impl Error {
     /// Try again later; code 14.
     pub fn unavailable(message: impl Into<String>, cause: impl std::fmt::Display) -> Self {
         Self::new(Code::Unavailable, format!("ServiceUnavailable: {}: {cause}", message.into()), "Service unavailable")
+    }
+
+    /// Try again later, as is to be expected at times; code 14, but nothing that an operator has to read.
+    pub fn not_yet(message: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Error { expected: true, ..Self::unavailable(message, cause) }
     }
 
     /// Not built yet; code 12.
@@ -142,6 +149,7 @@ impl<T> Wrap<T> for Result<T> {
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         match error.code {
+            _ if error.expected => tracing::debug!(error = %error.chain, "request to be repeated"),
             Code::Internal => tracing::error!(error = %error.chain, "request failed"),
             Code::Unavailable => tracing::warn!(error = %error.chain, "request failed"),
             _ => tracing::debug!(error = %error.chain, "request refused"),

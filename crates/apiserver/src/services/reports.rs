@@ -81,10 +81,16 @@ impl<'a> Report<'a> {
     }
 
     fn skip(&self, reason: impl std::fmt::Display) -> Error {
-        Error::unavailable(
-            format!("Skipping terminal workflow report for run {} workflow {}", self.run_id, self.name),
-            reason,
-        )
+        Error::unavailable(self.skipping(), reason)
+    }
+
+    /// The next report of the Workflow is on its way.
+    fn overtaken(&self, reason: impl std::fmt::Display) -> Error {
+        Error::not_yet(self.skipping(), reason)
+    }
+
+    fn skipping(&self) -> String {
+        format!("Skipping terminal workflow report for run {} workflow {}", self.run_id, self.name)
     }
 }
 
@@ -101,7 +107,7 @@ impl Service {
         if report.is_final && !report.version.is_empty() {
             match self.0.cluster.metadata(Kind::Workflow, &report.namespace, &report.name).await {
                 Ok(live) if text(&live, "/metadata/resourceVersion") != report.version => {
-                    return Err(report.skip("the workflow has changed since"));
+                    return Err(report.overtaken("the workflow has changed since"));
                 }
                 Ok(_) | Err(Failure::NotFound(_)) => {}
                 Err(failure) => return Err(report.skip(failure)),
@@ -169,7 +175,7 @@ impl Service {
     async fn orphan(&self, report: &Report<'_>) -> Result<()> {
         let age = now() - seconds(&report.workflow["metadata"]["creationTimestamp"]);
         if age < self.0.grace_seconds {
-            return Err(Error::unavailable(
+            return Err(Error::not_yet(
                 format!("Skipping GC for workflow {} - will retry", report.name),
                 format!("run {} does not exist yet", report.run_id),
             ));
@@ -238,8 +244,8 @@ impl Service {
         let mut tx = self.0.db.write().await?;
         // Read again: the write transaction is where the decision counts.
         let mut run = runs::get(&mut tx, &report.run_id).await?;
-        run.state = report.state;
-        run.history.note(report.state, now());
+        run.state = run.state.after_report(report.state);
+        run.history.note(run.state, now());
         run.finished_at = seconds(&report.workflow["status"]["finishedAt"]);
         runs::update(&mut tx, &run, report.json).await?;
         self.tasks(&mut tx, report).await?;
@@ -278,7 +284,7 @@ impl Service {
                 Ok(())
             }
             Err(Failure::NotFound(_)) => Err(Error::not_found("Workflow", &report.name)),
-            Err(Failure::Conflict(reason)) => Err(report.skip(reason)),
+            Err(Failure::Conflict(reason)) => Err(report.overtaken(reason)),
             Err(failure) => Err(Error::unavailable(format!("Failed to label workflow {}", report.name), failure)),
         }
     }

@@ -68,6 +68,11 @@ impl Cluster {
         self.writer.close().await;
     }
 
+    /// The type of resource with this `apiVersion` and `kind`, if the cluster has it.
+    pub fn resource(&self, api_version: &str, kind: &str) -> Option<Resource> {
+        self.shared.read().registry.by_kind(api_version, kind)
+    }
+
     /// Creates an object; see the crate's documentation for what is filled in.
     ///
     /// # Errors

@@ -56,10 +56,15 @@ pub fn assess(pod: &Value, template: Option<&Template>) -> Assessment {
             }
         }
         "Failed" => {
-            (assessment.phase, assessment.message) = failure(status);
+            let reported = reported(pod);
+            (assessment.phase, assessment.message) = match &reported.message {
+                // The platform failed, not the container.
+                Some(message) if main_exit(status).is_none_or(|code| code == 0) => (NodePhase::Error, message.clone()),
+                _ => failure(status),
+            };
             assessment.finished_at = finished(status);
             if main_exit(status).is_some() {
-                assessment.outputs = Some(collect(pod, &reported(pod), template).outputs);
+                assessment.outputs = Some(collect(pod, &reported, template).outputs);
             }
         }
         _ => {

@@ -3,13 +3,14 @@
 use crate::depends::Outcome;
 use crate::execution::{Call, Execution, Started};
 use crate::frames::{DagRun, GroupRun, TaskRun, Work};
+use crate::hooks::Wanted;
 use crate::model::{DagModel, Kind, TaskModel};
 use crate::nodes::Index;
 use crate::substitute::{self, Chain};
 use crate::tasks::{self, Decision};
 use crate::variables::{InputScope, Producer, ProducerScope};
-use crate::{loops, names};
-use kfp_core::argo::{ContinueOn, NodePhase, NodeType, Outputs, Parameter};
+use crate::{expression, hooks, loops, names};
+use kfp_core::argo::{Artifact, ContinueOn, NodePhase, NodeType, Outputs, Parameter};
 
 impl Execution {
     /// Goes on with a DAG node.
@@ -160,6 +161,7 @@ impl Execution {
             boundary: Some(index),
             on_exit: frame.on_exit,
             depth: frame.depth + 1,
+            result: task.result,
             ..Call::default()
         }
     }
@@ -173,19 +175,39 @@ impl Execution {
             run.tasks[at].group = Some(group);
         }
         let phase = self.nodes[node].status.phase;
-        if !phase.is_fulfilled() {
+        let mut hooks = std::mem::take(&mut run.tasks[at].hooks);
+        for (name, hook) in &task.hooks {
+            if hooks.contains_key(name) || self.stop_message(self.nodes[index].on_exit).is_some() {
+                continue;
+            }
+            let known = self.nodes.by_name(&hooks::node_name(&self.nodes[node].status.name, Some(name)));
+            let wanted = match known {
+                Some(_) => Wanted::Yes(Decision::Run(Default::default())),
+                None => self.with_scope(index, dag, run, |scope| hooks::decide(hook, phase.is_fulfilled(), scope)),
+            };
+            if let Wanted::Yes(decision) = wanted {
+                match self.start_hook(index, node, Some(name), &hook.template, decision) {
+                    Some(started) => drop(hooks.insert(name.clone(), started)),
+                    None => self.defer(index),
+                }
+            }
+        }
+        let busy = hooks.values().any(|hook| !self.nodes[*hook].status.phase.is_fulfilled());
+        run.tasks[at].hooks = hooks;
+        if !phase.is_fulfilled() || busy {
             return;
         }
         if let (Some(hook), true) = (&task.exit_hook, phase.is_completed()) {
             if run.tasks[at].hook.is_none() && self.workflow.spec.shutdown.as_deref() != Some("Terminate") {
-                let arguments = self.with_scope(index, dag, run, |scope| tasks::arguments(&hook.arguments, scope));
-                let decision = arguments.map_or_else(|error| Decision::Fail(error.to_string()), Decision::Run);
-                let started = self.start_hook(index, node, &hook.template, decision);
-                if started.is_none() {
-                    self.defer(index);
-                    return;
+                let wanted = self.with_scope(index, dag, run, |scope| hooks::decide(hook, true, scope));
+                if let Wanted::Yes(decision) = wanted {
+                    let started = self.start_hook(index, node, None, &hook.template, decision);
+                    if started.is_none() {
+                        self.defer(index);
+                        return;
+                    }
+                    run.tasks[at].hook = started;
                 }
-                run.tasks[at].hook = started;
             }
             let waiting = run.tasks[at].hook.is_some_and(|hook| !self.nodes[hook].status.phase.is_fulfilled());
             if waiting {
@@ -194,30 +216,6 @@ impl Execution {
         }
         run.tasks[at].branch = if phase.is_completed() { phase } else { inherited(&task.needs, &run.tasks) };
         run.tasks[at].done = true;
-    }
-
-    /// Starts the exit hook of a node; `None` when a parallelism limit is reached.
-    pub(crate) fn start_hook(
-        &mut self,
-        index: Index,
-        node: Index,
-        template: &str,
-        decision: Decision,
-    ) -> Option<Index> {
-        let frame = &self.nodes[index];
-        let call = Call {
-            name: format!("{}.onExit", self.nodes[node].status.name),
-            template,
-            owner: Some(index),
-            boundary: Some(index),
-            on_exit: true,
-            hooked: true,
-            depth: frame.depth + 1,
-            ..Call::default()
-        };
-        let hook = self.carry_out(call, decision)?;
-        self.nodes.attach(node, hook);
-        Some(hook)
     }
 
     /// Starts items as far as the limits allow, and ends the group when all are fulfilled.
@@ -344,7 +342,11 @@ pub(crate) fn outputs(declared: &Outputs, scope: &dyn substitute::Scope) -> Resu
     for parameter in &declared.parameters {
         let from = parameter.value_from.as_ref();
         let text = from.and_then(|from| from.parameter.as_ref()).or(parameter.value.as_ref());
+        let computed = from.and_then(|from| from.expression.as_deref());
         let resolved = match text {
+            _ if let Some(expression) = computed => expression::evaluate(expression, scope)
+                .map(|value| expression::print(&value))
+                .map_err(|error| error.to_string()),
             Some(text) => {
                 substitute::text(text, scope).map(|value| value.into_owned()).map_err(|error| error.to_string())
             }
@@ -358,9 +360,13 @@ pub(crate) fn outputs(declared: &Outputs, scope: &dyn substitute::Scope) -> Resu
         outputs.parameters.push(Parameter { value: Some(value), ..parameter.clone() });
     }
     for artifact in &declared.artifacts {
-        let located = artifact.from.as_deref().and_then(|from| tasks::located(from, scope));
-        match located {
-            Some(found) => outputs.artifacts.push(kfp_core::argo::Artifact { name: artifact.name.clone(), ..found }),
+        let source = tasks::source(artifact, scope).map_err(|error| error.to_string())?;
+        match source.and_then(|(_, found)| found) {
+            Some(found) => {
+                let mut found = Artifact { name: artifact.name.clone(), ..found };
+                found.extra.extend(artifact.extra.get_key_value("globalName").map(|(k, v)| (k.clone(), v.clone())));
+                outputs.artifacts.push(found);
+            }
             None if artifact.optional => {}
             None => return Err(format!("Unable to resolve: outputs.artifacts.{}", artifact.name)),
         }

@@ -58,9 +58,10 @@ impl Execution {
             Work::Steps(run) => self.evaluate_steps(index, *run),
             Work::Retry(run) => self.evaluate_retry(index, *run),
             Work::Suspend(due) => match due {
-                Some(due) if due <= self.now => self.finish(index, NodePhase::Succeeded, ""),
+                Some(due) if due <= self.now => self.go_on(index, ""),
                 due => self.nodes[index].work = Work::Suspend(due),
             },
         }
+        self.clear_waiting(index);
     }
 }

@@ -4,6 +4,7 @@
 //! owner into a queue, the queue is worked off, nothing else is visited. All state besides the status can be
 //! rebuilt from it, so a restart continues where the last written status stands.
 
+use crate::Settings;
 use crate::assess;
 use crate::changes::Changes;
 use crate::frames::Work;
@@ -64,6 +65,9 @@ pub enum Effect {
     },
 }
 
+/// Message of a node some of whose children have to wait.
+const WAITING: &str = "waiting for others to end: as many as parallelism allows are running";
+
 /// Deepest nesting of templates; recursion beyond it is an error of the Workflow.
 pub(crate) const MAX_DEPTH: u32 = 100;
 
@@ -98,6 +102,7 @@ pub struct Execution {
     seen_pods: HashSet<String>,
     pub(crate) stopped_for: Option<String>,
     pub(crate) claim_volumes: Vec<Value>,
+    pub(crate) repository: Value,
 }
 
 /// A template to be executed as a node.
@@ -114,6 +119,7 @@ pub(crate) struct Call<'a> {
     pub retried: bool,
     pub depth: u32,
     pub locals: std::collections::BTreeMap<String, String>,
+    pub result: bool,
 }
 
 /// What became of a call.
@@ -125,8 +131,14 @@ pub(crate) enum Started {
 }
 
 impl Execution {
-    /// Takes up a Workflow where its status stands. Apply an [`Event::Pod`] for each of its pods before `run`.
+    /// As [`Execution::with`], with the settings of a stock installation.
     pub fn new(workflow: Workflow, now: DateTime<Utc>) -> Execution {
+        Execution::with(workflow, &Settings::default(), now)
+    }
+
+    /// Takes up a Workflow where its status stands. Apply an [`Event::Pod`] for each of its pods before `run`.
+    pub fn with(workflow: Workflow, settings: &Settings, now: DateTime<Utc>) -> Execution {
+        let workflow = settings.apply(workflow);
         let (model, mut broken) = match Model::new(&workflow) {
             Ok(model) => (model, None),
             Err(error) => {
@@ -141,11 +153,6 @@ impl Execution {
             broken.get_or_insert(format!("failed to set global parameters: {error}"));
             Globals::default()
         });
-        let mut globals = globals;
-        for output in workflow.status.outputs.iter().flat_map(|outputs| &outputs.parameters) {
-            let value = output.value.clone().unwrap_or_default();
-            globals.set(format!("workflow.outputs.parameters.{}", output.name), value);
-        }
         let mut status = workflow.status.clone();
         let nodes = Nodes::load(&workflow.metadata.name, &status.nodes);
         status.nodes.clear();
@@ -172,8 +179,10 @@ impl Execution {
             seen_pods: HashSet::new(),
             stopped_for: None,
             claim_volumes: Vec::new(),
+            repository: settings.artifact_repository.clone(),
             workflow,
         };
+        execution.load_globals();
         execution.workflow.status = Status::default();
         execution.workflow.spec.templates.clear();
         execution.set_claim_volumes();
@@ -224,9 +233,9 @@ impl Execution {
         self.workflow.spec.shutdown = workflow.spec.shutdown;
         self.workflow.spec.suspend = workflow.spec.suspend;
         for (id, node) in &workflow.status.nodes {
-            let index = self.nodes.by_id(id).filter(|_| node.kind == NodeType::Suspend && node.phase.is_fulfilled());
-            if let Some(index) = index {
-                self.finish(index, node.phase, &node.message);
+            let known = self.nodes.by_id(id).filter(|_| node.kind == NodeType::Suspend);
+            if let Some(index) = known.filter(|index| !self.nodes[*index].status.phase.is_fulfilled()) {
+                self.edit_suspended(index, node);
             }
         }
     }
@@ -268,9 +277,20 @@ impl Execution {
             self.finish(index, phase, &seen.message);
             self.export_globals(index);
         } else {
+            let moved = status.phase != phase;
             status.phase = phase;
             status.message = seen.message;
+            let owner = self.nodes[index].owner.filter(|owner| moved && self.is_hooked(*owner));
+            if let Some(owner) = owner {
+                self.wake(owner);
+            }
         }
+    }
+
+    /// True when a frame has hooks that watch its children.
+    fn is_hooked(&self, frame: Index) -> bool {
+        let template = self.model.templates.get(&self.nodes[frame].status.template_name);
+        template.is_some_and(|template| template.hooked)
     }
 
     /// Ends nodes whose pods have vanished unseen. Pods of pending nodes may still be on their way.
@@ -285,23 +305,6 @@ impl Execution {
             {
                 self.finish(index, NodePhase::Error, "pod deleted");
             }
-        }
-    }
-
-    /// Outputs with a `globalName` become variables of the whole workflow.
-    fn export_globals(&mut self, index: Index) {
-        let Some(outputs) = &self.nodes[index].status.outputs else { return };
-        let exported: Vec<(String, String)> = outputs
-            .parameters
-            .iter()
-            .filter_map(|parameter| Some((parameter.global_name.clone()?, parameter.value.clone()?)))
-            .collect();
-        for (name, value) in exported {
-            self.globals.set(format!("workflow.outputs.parameters.{name}"), &value);
-            let outputs = self.status.outputs.get_or_insert_default();
-            outputs.parameters.retain(|old| old.name != name);
-            outputs.parameters.push(Parameter::new(name, value));
-            self.status_changed = true;
         }
     }
 
@@ -395,9 +398,21 @@ impl Execution {
         self.timers.insert((due, index));
     }
 
-    /// Looks at a frame again when a pod or DAG ends anywhere.
+    /// Looks at a frame again when a pod or DAG ends anywhere; until then the frame says what it waits for.
     pub(crate) fn defer(&mut self, index: Index) {
         self.deferred.insert(index);
+        if self.nodes[index].status.message.is_empty() {
+            self.nodes.change(index).message = WAITING.to_owned();
+            self.status_changed = true;
+        }
+    }
+
+    /// A frame that no longer waits for a free place does not say so any more.
+    pub(crate) fn clear_waiting(&mut self, index: Index) {
+        if self.nodes[index].status.message == WAITING && !self.deferred.contains(&index) {
+            self.nodes.change(index).message.clear();
+            self.status_changed = true;
+        }
     }
 
     /// Ends a node, once; whoever waits for it looks again.
@@ -467,6 +482,7 @@ impl Execution {
             on_exit: call.on_exit,
             depth: call.depth,
             locals: call.locals.clone(),
+            result: call.result,
             ..Node::default()
         })
     }
@@ -511,7 +527,11 @@ impl Execution {
             Kind::Suspend => NodeType::Suspend,
         };
         let index = self.add_node(&call, kind);
-        self.nodes.change(index).inputs = (!inputs.is_empty()).then_some(inputs);
+        let status = self.nodes.change(index);
+        status.inputs = (!inputs.is_empty()).then_some(inputs);
+        if kind == NodeType::Suspend {
+            status.outputs = crate::suspend::asked(&template.template);
+        }
         self.take_up(index, &template);
         if kind == NodeType::Pod {
             self.start_pod(index);
@@ -530,6 +550,7 @@ impl Execution {
         node.on_exit = call.on_exit;
         node.depth = call.depth;
         node.locals = call.locals.clone();
+        node.result = call.result;
         let (kind, phase, id) = (node.status.kind, node.status.phase, node.status.id.clone());
         let Some(template) = self.model.templates.get(call.template).cloned() else {
             self.finish(index, NodePhase::Error, &format!("template name '{}' undefined", call.template));
@@ -568,10 +589,13 @@ impl Execution {
             node_name: &node.status.name,
             node_id: &node.status.id,
             pod_name: &pod_name,
+            inputs: node.status.inputs.as_ref(),
             retry_parent,
             on_exit: node.on_exit,
             spec: &self.model.spec,
             claims: &self.claim_volumes,
+            repository: &self.repository,
+            result: node.result,
         };
         match crate::pod::build(&context, &template.template, &scope) {
             Ok(pod) => self.effects.push(Effect::CreatePod { node: node.status.id.clone(), pod }),

@@ -5,6 +5,7 @@ use crate::nodes::Index;
 use chrono::{DateTime, Utc};
 use kfp_core::argo::{NodePhase, Outputs};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How a node comes to its end.
@@ -43,6 +44,8 @@ pub struct TaskRun {
     pub group: Option<GroupRun>,
     /// Node of the exit hook.
     pub hook: Option<Index>,
+    /// Nodes of the other hooks, by name.
+    pub hooks: BTreeMap<String, Index>,
     /// The node and its hook are fulfilled.
     pub done: bool,
     /// Phase as seen by the DAG: skipped and omitted tasks carry that of their dependencies.

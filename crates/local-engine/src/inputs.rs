@@ -1,8 +1,10 @@
 //! Gives the declared inputs of a template their values.
 
 use crate::execution::Call;
-use crate::substitute::{self, Scope};
+use crate::substitute::{self, Chain, Scope};
+use crate::variables::InputScope;
 use kfp_core::argo::{Artifact, Inputs, Parameter, Template};
+use serde_json::Value;
 
 /// Members of an artifact that say where it is.
 const LOCATIONS: [&str; 9] = ["raw", "s3", "gcs", "oss", "http", "git", "hdfs", "azure", "artifactory"];
@@ -38,7 +40,18 @@ pub(crate) fn process(template: &Template, call: &Call<'_>, globals: &dyn Scope)
         let given = call.artifacts.iter().find(|argument| argument.name == declared.name);
         let located = given.unwrap_or(declared);
         if located.extra.keys().any(|key| LOCATIONS.contains(&key.as_str())) {
-            let extra = located.extra.clone();
+            let mut extra = located.extra.clone();
+            if given.is_none() {
+                let own = InputScope(Some(&inputs));
+                let scope = Chain(vec![&own, globals]);
+                let resolved = substitute::json(&Value::Object(extra), &scope).map_err(|error| error.to_string())?;
+                extra = resolved.as_object().cloned().unwrap_or_default();
+            }
+            for own in ["mode", "recurseMode"] {
+                extra.remove(own);
+                extra.extend(declared.extra.get_key_value(own).map(|(key, value)| (key.clone(), value.clone())));
+            }
+            extra.remove("globalName");
             inputs.artifacts.push(Artifact { from: None, extra, ..declared.clone() });
         } else if !declared.optional && !given.is_some_and(|given| given.optional) {
             return Err(format!("inputs.artifacts.{} was not supplied", declared.name));

@@ -1,11 +1,13 @@
 //! Begin and end of a Workflow: claims, the entry, the exit handler, deadlines and shutdown.
 
 use crate::execution::{Call, Effect, Execution, MAX_DEPTH, Stage, Started};
-use crate::frames::Work;
 use crate::nodes::Index;
 use chrono::{DateTime, Duration, Utc};
-use kfp_core::argo::{Condition, NodePhase, NodeType, Parameter, WorkflowPhase};
+use kfp_core::argo::{Condition, NodePhase, NodeType, WorkflowPhase};
 use serde_json::{Value, json};
+
+/// Members of a spec or template that only tell or save something.
+const IGNORED: [&str; 3] = ["memoize", "metrics", "artifactGC"];
 
 impl Execution {
     pub(crate) fn begin(&mut self) {
@@ -16,6 +18,8 @@ impl Execution {
         if self.broken.is_some() {
             return;
         }
+        self.warn_of_ignored();
+        self.status.artifact_repository_ref = crate::repository::reference(&self.repository, &self.model);
         let name = self.workflow.metadata.name.clone();
         let claims: Vec<Value> = self.model.spec.volume_claim_templates.clone();
         for claim in &claims {
@@ -44,6 +48,24 @@ impl Execution {
         }
     }
 
+    /// Says which members of the spec have no effect here.
+    fn warn_of_ignored(&mut self) {
+        let spec = IGNORED.iter().filter(|member| self.model.spec.extra.contains_key(**member));
+        let mut ignored: Vec<String> = spec.map(|member| format!("spec.{member}")).collect();
+        for (name, template) in &self.model.templates {
+            let members = IGNORED.iter().filter(|member| template.template.extra.contains_key(**member));
+            ignored.extend(members.map(|member| format!("templates.{name}.{member}")));
+        }
+        if !ignored.is_empty() {
+            ignored.sort();
+            self.status.conditions.push(Condition {
+                kind: "SpecWarning".to_owned(),
+                status: "True".to_owned(),
+                message: format!("without effect in this engine: {}", ignored.join(", ")),
+            });
+        }
+    }
+
     pub(crate) fn set_claim_volumes(&mut self) {
         self.claim_volumes = self.status.persistent_volume_claims.clone();
     }
@@ -69,8 +91,7 @@ impl Execution {
 
     fn advance_main(&mut self, name: &str) -> bool {
         let entry = match self.nodes.by_name(name) {
-            Some(entry) if self.nodes[entry].status.phase.is_fulfilled() => entry,
-            Some(entry) if !matches!(self.nodes[entry].work, Work::None) => return false,
+            Some(entry) if self.nodes[entry].status.phase.is_fulfilled() || self.nodes[entry].is_taken_up() => entry,
             _ => {
                 let entrypoint = self.model.spec.entrypoint.clone();
                 let mut parameters = self.model.spec.arguments.parameters.clone();
@@ -84,8 +105,14 @@ impl Execution {
             }
         };
         let status = &self.nodes[entry].status;
-        let (phase, message) = (outcome(status.phase), status.message.clone());
+        let ended = status.phase.is_fulfilled();
+        let phase = if ended { outcome(status.phase) } else { WorkflowPhase::Running };
+        let message = status.message.clone();
         self.globals.set("workflow.status", phase.as_str());
+        let (started, hooks_done) = self.workflow_hooks(entry);
+        if started || !ended || !hooks_done {
+            return started;
+        }
         if self.exit_template().is_some() && self.workflow.spec.shutdown.as_deref() != Some("Terminate") {
             self.globals.set("workflow.failures", self.failures());
             let started = self.status.started_at.map_or(self.now, |time| time.0);
@@ -98,20 +125,11 @@ impl Execution {
         true
     }
 
-    fn exit_template(&self) -> Option<(String, Vec<Parameter>)> {
-        let spec = &self.model.spec;
-        match (spec.hooks.get("exit"), &spec.on_exit) {
-            (Some(hook), _) => Some((hook.template.clone(), hook.arguments.parameters.clone())),
-            (None, Some(template)) => Some((template.clone(), spec.arguments.parameters.clone())),
-            (None, None) => None,
-        }
-    }
-
     fn advance_exit(&mut self, name: &str) -> bool {
         let exit_name = format!("{name}.onExit");
         let exit = match self.nodes.by_name(&exit_name) {
             Some(exit) if self.nodes[exit].status.phase.is_fulfilled() => exit,
-            Some(exit) if !matches!(self.nodes[exit].work, Work::None) => return false,
+            Some(exit) if self.nodes[exit].is_taken_up() => return false,
             _ => {
                 let Some((template, mut parameters)) = self.exit_template() else { return false };
                 for parameter in &mut parameters {

@@ -19,6 +19,9 @@ pub enum Error {
     /// `withSequence` has neither `count` nor `end`, or too many items.
     #[error("withSequence {0}")]
     Range(String),
+    /// `withParam` has too many items.
+    #[error("withParam has {0} items, more than {MAX_ITEMS}")]
+    Many(usize),
     /// A tag does not resolve.
     #[error(transparent)]
     Tag(#[from] substitute::Error),
@@ -39,7 +42,8 @@ pub fn items(task: &DagTask, scope: &dyn Scope) -> Result<Option<Vec<Value>>, Er
     }
     if let Some(param) = &task.with_param {
         let text = substitute::text(param, scope)?;
-        return match serde_json::from_str(&text) {
+        return match serde_json::from_str::<Vec<Value>>(&text) {
+            Ok(items) if items.len() as u64 > MAX_ITEMS.unsigned_abs() => Err(Error::Many(items.len())),
             Ok(items) => Ok(Some(items)),
             Err(error) => Err(Error::Param(text.into_owned(), error.to_string())),
         };

@@ -1,6 +1,7 @@
 //! The templates of one Workflow, prepared once: kinds told apart, dependencies parsed and ordered.
 
 use crate::depends::{self, Expr};
+use crate::expression;
 use kfp_core::argo::{Arguments, ContinueOn, DagTask, Hook, Spec, Template, Workflow, WorkflowStep};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -27,12 +28,14 @@ pub struct TemplateModel {
     pub template: Template,
     /// What kind it is.
     pub kind: Kind,
+    /// One of its tasks or steps has a hook that waits for an expression.
+    pub hooked: bool,
 }
 
 /// Kind of a template.
 #[derive(Debug)]
 pub enum Kind {
-    /// Runs a pod (`container` or `script`).
+    /// Runs a pod (`container`, `script` or `resource`).
     Pod,
     /// A graph of tasks.
     Dag(DagModel),
@@ -66,6 +69,10 @@ pub struct TaskModel {
     pub depends: Expr,
     /// Hook that runs when it is completed.
     pub exit_hook: Option<Hook>,
+    /// Hooks that run as soon as their expression is true, by name.
+    pub hooks: Vec<(String, Hook)>,
+    /// Others refer to the standard output of its pod.
+    pub result: bool,
 }
 
 impl TaskModel {
@@ -117,19 +124,30 @@ fn with_defaults(template: Template, spec: &Spec) -> Result<Template, Error> {
 }
 
 /// Kinds that Argo has and this engine does not.
-const UNSUPPORTED: [&str; 8] =
-    ["http", "plugin", "data", "containerSet", "template", "templateRef", "inline", "daemon"];
+const UNSUPPORTED: [&str; 11] = [
+    "http",
+    "plugin",
+    "data",
+    "containerSet",
+    "template",
+    "templateRef",
+    "inline",
+    "daemon",
+    "synchronization",
+    "timeout",
+    "pendingTimeout",
+];
 
 fn prepare(mut template: Template) -> Result<TemplateModel, String> {
     if let Some(kind) = UNSUPPORTED.into_iter().find(|kind| template.extra.contains_key(*kind)) {
         return Err(format!("uses '{kind}', which is not supported by this engine"));
     }
-    if template.resource.is_some() {
-        return Err("uses 'resource', which is not supported by this engine yet".to_owned());
-    }
+    let text = serde_json::to_string(&template).unwrap_or_default();
+    let results = text.contains("outputs.result").then_some(text);
     let kinds = [
         template.container.is_some(),
         template.script.is_some(),
+        template.resource.is_some(),
         template.dag.is_some(),
         template.steps.is_some(),
         template.suspend.is_some(),
@@ -167,7 +185,30 @@ fn prepare(mut template: Template) -> Result<TemplateModel, String> {
     } else {
         Kind::Pod
     };
-    Ok(TemplateModel { template, kind })
+    let mut kind = kind;
+    let tasks: Vec<&mut TaskModel> = match &mut kind {
+        Kind::Dag(dag) => dag.tasks.iter_mut().collect(),
+        Kind::Steps(groups) => groups.iter_mut().flatten().collect(),
+        _ => Vec::new(),
+    };
+    let mut hooked = false;
+    for task in tasks {
+        hooked |= !task.hooks.is_empty();
+        task.result = results.as_deref().is_some_and(|text| names_result(text, &task.task.name));
+    }
+    Ok(TemplateModel { template, kind, hooked })
+}
+
+/// True when the JSON of a template refers to the standard output of its task or step of this name.
+fn names_result(text: &str, name: &str) -> bool {
+    [
+        format!("tasks.{name}.outputs.result"),
+        format!("steps.{name}.outputs.result"),
+        format!("['{name}'].outputs.result"),
+        format!("[\\\"{name}\\\"].outputs.result"),
+    ]
+    .iter()
+    .any(|reference| text.contains(reference.as_str()))
 }
 
 fn as_task(step: WorkflowStep) -> DagTask {
@@ -195,10 +236,8 @@ fn task_model(task: DagTask) -> Result<TaskModel, String> {
     if task.depends.is_some() && !task.dependencies.is_empty() {
         return Err("cannot use both 'depends' and 'dependencies' in the same DAG template".to_owned());
     }
-    if let Some((hook, _)) = task.hooks.iter().find(|(key, hook)| *key != "exit" || hook.expression.is_some()) {
-        return Err(format!(
-            "tasks.{name} hook '{hook}': only the exit hook without an expression is supported by this engine"
-        ));
+    for (key, hook) in &task.hooks {
+        check_hook(key, hook).map_err(|why| format!("tasks.{name} {why}"))?;
     }
     let depends = match &task.depends {
         Some(text) => depends::parse(text).map_err(|error| format!("tasks.{name} {error}"))?,
@@ -211,7 +250,24 @@ fn task_model(task: DagTask) -> Result<TaskModel, String> {
         }
         (None, None) => None,
     };
-    Ok(TaskModel { task, needs: Vec::new(), depends, exit_hook })
+    let hooks =
+        task.hooks.iter().filter(|(key, _)| *key != "exit").map(|(k, hook)| (k.clone(), hook.clone())).collect();
+    Ok(TaskModel { task, needs: Vec::new(), depends, exit_hook, hooks, result: false })
+}
+
+/// Checks a hook of a task or of the workflow.
+///
+/// # Errors
+/// Says what is wrong.
+pub(crate) fn check_hook(name: &str, hook: &Hook) -> Result<(), String> {
+    if hook.extra.contains_key("templateRef") {
+        return Err(format!("hook '{name}' uses 'templateRef', which is not supported by this engine"));
+    }
+    match &hook.expression {
+        Some(expression) => expression::check(expression).map_err(|error| format!("hook '{name}': {error}")),
+        None if name == "exit" => Ok(()),
+        None => Err(format!("hook '{name}': Expression required")),
+    }
 }
 
 fn dag_model(tasks: Vec<DagTask>, target: Option<&str>) -> Result<DagModel, String> {

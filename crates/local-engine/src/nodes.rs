@@ -29,6 +29,15 @@ pub struct Node {
     pub active: i64,
     /// Pods inside this boundary: succeeded and all.
     pub pods: (u32, u32),
+    /// Others refer to the standard output of its pod.
+    pub result: bool,
+}
+
+impl Node {
+    /// The running engine already works on it.
+    pub fn is_taken_up(&self) -> bool {
+        !matches!(self.work, Work::None)
+    }
 }
 
 /// All nodes of one execution.

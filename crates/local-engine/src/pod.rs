@@ -2,11 +2,14 @@
 
 use crate::strategic;
 use crate::substitute::{self, Scope};
-use kfp_core::argo::{Metadata, Spec, Template, names};
+use kfp_core::argo::{Inputs, Metadata, Spec, Template, names};
 use serde_json::{Map, Value, json};
 
 /// Annotation of this engine: the Retry node whose attempt a pod is. The pod runner lets attempts share their scratch.
 pub const ANNOTATION_RETRY_PARENT: &str = "workflows.argoproj.io/retry-parent";
+
+/// Where the pod runner puts the source of a script, as Argo does.
+const SCRIPT: &str = "/argo/staging/script";
 
 /// Facts about the workflow and node a pod belongs to.
 pub struct Context<'a> {
@@ -22,6 +25,8 @@ pub struct Context<'a> {
     pub node_id: &'a str,
     /// Name of the pod.
     pub pod_name: &'a str,
+    /// Inputs of the node.
+    pub inputs: Option<&'a Inputs>,
     /// Identifier of the Retry node that this is an attempt of.
     pub retry_parent: Option<&'a str>,
     /// Part of an exit handler.
@@ -30,6 +35,10 @@ pub struct Context<'a> {
     pub spec: &'a Spec,
     /// Volumes of the claims made for the Workflow.
     pub claims: &'a [Value],
+    /// `artifactRepository` of the installation.
+    pub repository: &'a Value,
+    /// Others refer to the standard output.
+    pub result: bool,
 }
 
 /// Why a pod cannot be built.
@@ -73,7 +82,10 @@ pub fn build(context: &Context<'_>, template: &Template, scope: &dyn Scope) -> R
     let main = match (&template.container, &template.script) {
         (Some(container), _) => container.clone(),
         (None, Some(script)) => script_container(script).ok_or_else(|| malformed("script is not a map"))?,
-        (None, None) => return Err(malformed("has no container")),
+        (None, None) => match &template.resource {
+            Some(resource) => json!({"command": ["argoexec", "resource", resource["action"]]}),
+            None => return Err(malformed("has no container")),
+        },
     };
     let Value::Object(mut main) = substitute::json(&main, scope)? else {
         return Err(malformed("container is not a map"));
@@ -179,7 +191,7 @@ fn metadata(context: &Context<'_>, template: &Template, scope: &dyn Scope) -> Re
             }
         }
     }
-    annotations.insert(names::ANNOTATION_TEMPLATE.to_owned(), Value::String(contract(template, scope)?));
+    annotations.insert(names::ANNOTATION_TEMPLATE.to_owned(), Value::String(contract(context, template, scope)?));
     Ok(json!({
         "name": context.pod_name,
         "namespace": context.namespace,
@@ -196,18 +208,28 @@ fn metadata(context: &Context<'_>, template: &Template, scope: &dyn Scope) -> Re
     }))
 }
 
-/// What the pod runner has to know of the template: its outputs, and artifacts to place before the start.
+/// What the pod runner has to know of the template: its script, artifacts and where they go, outputs, and the object
+/// of a resource template.
 /// The containers are in the pod already and are not repeated.
-fn contract(template: &Template, scope: &dyn Scope) -> Result<String, Error> {
+fn contract(context: &Context<'_>, template: &Template, scope: &dyn Scope) -> Result<String, Error> {
     let outputs = serde_json::to_value(&template.outputs).unwrap_or_default();
-    let artifacts = serde_json::to_value(&template.inputs.artifacts).unwrap_or_default();
     let mut contract = json!({
         "name": template.name,
         "container": {"name": names::MAIN_CONTAINER},
         "outputs": substitute::json(&outputs, scope)?,
     });
-    if !template.inputs.artifacts.is_empty() {
-        contract["inputs"] = json!({"artifacts": substitute::json(&artifacts, scope)?});
+    // Resolved already: what came in as a value is not looked through for tags.
+    if let Some(inputs) = context.inputs.filter(|inputs| !inputs.artifacts.is_empty()) {
+        contract["inputs"] = json!({"artifacts": inputs.artifacts});
+    }
+    if let Some(source) = template.script.as_ref().and_then(|script| script.get("source")) {
+        contract["script"] = json!({"source": substitute::json(source, scope)?});
+    }
+    if let Some(resource) = &template.resource {
+        contract["resource"] = substitute::json(resource, scope)?;
+    }
+    if let Some(location) = crate::repository::location(context.repository, context.spec, template, scope)? {
+        contract["archiveLocation"] = location;
     }
     Ok(contract.to_string())
 }
@@ -222,6 +244,8 @@ fn add_env(context: &Context<'_>, container: &mut Map<String, Value>) {
         env.push(json!({"name": "ARGO_CONTAINER_NAME", "value": name}));
         env.push(json!({"name": "ARGO_NODE_ID", "value": context.node_id}));
         env.push(json!({"name": "ARGO_WORKFLOW_NAME", "value": context.workflow}));
+        let wanted = context.result && name == names::MAIN_CONTAINER;
+        env.push(json!({"name": "ARGO_INCLUDE_SCRIPT_OUTPUT", "value": wanted.to_string()}));
     }
 }
 
@@ -251,19 +275,15 @@ fn volumes(context: &Context<'_>, template: &Template, scope: &dyn Scope) -> Res
     Ok(volumes)
 }
 
-/// A container that writes the script's source to a file and runs it with the script's command.
+/// The container of a script: its command with the file that the pod runner makes of the source.
 fn script_container(script: &Value) -> Option<Value> {
-    const START: &str = "f=$(mktemp) && printf '%s' \"$ARGO_SCRIPT_SOURCE\" >\"$f\" && exec \"$@\" \"$f\"";
     let mut container = script.as_object()?.clone();
-    let source = container.remove("source").unwrap_or_default();
-    let mut command = vec![json!("sh"), json!("-c"), json!(START), json!("sh")];
-    match container.remove("command") {
-        Some(Value::Array(words)) if !words.is_empty() => command.extend(words),
-        _ => command.push(json!("sh")),
-    }
+    container.remove("source");
+    let mut command = match container.remove("command") {
+        Some(Value::Array(words)) if !words.is_empty() => words,
+        _ => vec![json!("sh")],
+    };
+    command.push(json!(SCRIPT));
     container.insert("command".to_owned(), Value::Array(command));
-    if let Value::Array(env) = container.entry("env").or_insert_with(|| json!([])) {
-        env.push(json!({"name": "ARGO_SCRIPT_SOURCE", "value": source}));
-    }
     Some(Value::Object(container))
 }

@@ -1,6 +1,7 @@
 //! Retry nodes: attempts, backoff, and when to give up.
 
 use crate::execution::{Call, Execution, Started};
+use crate::expression;
 use crate::frames::{RetryRun, Work};
 use crate::nodes::Index;
 use crate::substitute::{self, Chain, Scope};
@@ -8,6 +9,7 @@ use crate::variables::InputScope;
 use chrono::{DateTime, Duration, Utc};
 use kfp_core::argo::{NodePhase, RetryStrategy};
 use regex::Regex;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// Messages that `OnTransientError` takes for passing troubles, as KFP configures Argo.
@@ -73,9 +75,6 @@ impl Rules {
             let Some(text) = text else { return Ok(None) };
             substitute::text(text, scope).map(|text| Some(text.trim().to_owned())).map_err(|error| error.to_string())
         };
-        if strategy.expression.is_some() {
-            return Err("retryStrategy.expression is not supported by this engine".to_owned());
-        }
         let limit = match resolve(&strategy.limit)? {
             None => None,
             Some(text) => {
@@ -84,6 +83,7 @@ impl Rules {
             }
         };
         let policy = match resolve(&strategy.retry_policy)?.as_deref() {
+            None | Some("") if strategy.expression.is_some() => Policy::Always,
             None | Some("" | "OnFailure") => Policy::OnFailure,
             Some("Always") => Policy::Always,
             Some("OnError") => Policy::OnError,
@@ -259,24 +259,37 @@ impl Execution {
             first_started: time(run.attempts.first(), true),
             last_finished: time(run.attempts.last(), false),
         };
-        rules.next(&attempt, self.now)
+        let next = rules.next(&attempt, self.now);
+        let (Next::At(_), Some(expression)) = (&next, &strategy.expression) else { return next };
+        let locals = self.retry_variables(run, run.attempts.len().saturating_sub(1), "-1");
+        match expression::truth(expression, &Chain(vec![&locals, &inputs, &self.globals])) {
+            Ok(true) => next,
+            Ok(false) => Next::Stop("retryStrategy.expression evaluated to false".to_owned()),
+            Err(error) => Next::Stop(error.to_string()),
+        }
+    }
+
+    /// `retries` and `lastRetry.*`.
+    fn retry_variables(&self, run: &RetryRun, retries: usize, no_exit_code: &str) -> BTreeMap<String, String> {
+        let last = run.attempts.last().map(|last| &self.nodes[*last].status);
+        let exit_code = last.and_then(|last| last.outputs.as_ref()?.exit_code.clone());
+        let duration = last.and_then(|last| Some((last.finished_at?.0 - last.started_at?.0).num_seconds()));
+        [
+            ("retries", retries.to_string()),
+            ("lastRetry.exitCode", exit_code.unwrap_or_else(|| no_exit_code.to_owned())),
+            ("lastRetry.status", last.map(|last| last.phase.as_str().to_owned()).unwrap_or_default()),
+            ("lastRetry.duration", duration.unwrap_or(0).to_string()),
+            ("lastRetry.message", last.map(|last| last.message.clone()).unwrap_or_default()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
     }
 
     fn start_attempt(&mut self, index: Index, run: &mut RetryRun) {
         let count = run.attempts.len();
-        let last = run.attempts.last().map(|last| &self.nodes[*last].status);
         let mut locals = self.nodes[index].locals.clone();
-        let exit_code = last.and_then(|last| last.outputs.as_ref()?.exit_code.clone());
-        let duration = last.and_then(|last| Some((last.finished_at?.0 - last.started_at?.0).num_seconds()));
-        for (key, value) in [
-            ("retries", count.to_string()),
-            ("lastRetry.exitCode", exit_code.unwrap_or_else(|| "0".to_owned())),
-            ("lastRetry.status", last.map(|last| last.phase.as_str().to_owned()).unwrap_or_default()),
-            ("lastRetry.duration", duration.unwrap_or(0).to_string()),
-            ("lastRetry.message", last.map(|last| last.message.clone()).unwrap_or_default()),
-        ] {
-            locals.insert(key.to_owned(), value);
-        }
+        locals.extend(self.retry_variables(run, count, "0"));
         let node = &self.nodes[index];
         let inputs = node.status.inputs.clone().unwrap_or_default();
         let template = node.status.template_name.clone();
@@ -292,6 +305,7 @@ impl Execution {
             retried: true,
             depth: node.depth,
             locals,
+            result: node.result,
         };
         let known = self.nodes.by_name(&call.name).is_some();
         match self.execute(call) {

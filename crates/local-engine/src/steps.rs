@@ -3,13 +3,27 @@
 use crate::dag::{outputs, producer};
 use crate::execution::{Call, Execution};
 use crate::frames::{GroupRun, StepGroupRun, StepsRun, TaskRun, Work};
+use crate::hooks::{self, Wanted};
 use crate::model::{Kind, TaskModel};
 use crate::nodes::Index;
-use crate::substitute::{Chain, Scope};
+use crate::substitute::{Chain, Lookup, Scope};
 use crate::tasks::{self, Decision};
-use crate::variables::{InputScope, ProducerScope};
+use crate::variables::{InputScope, Producer, ProducerScope};
 use crate::{loops, names};
 use kfp_core::argo::{NodePhase, NodeType};
+
+/// The variables of one step, leaving those of others to the scopes behind it.
+struct OnlyKnown<'a> {
+    name: &'a str,
+    scope: &'a dyn Scope,
+}
+
+impl Scope for OnlyKnown<'_> {
+    fn lookup(&self, tag: &str) -> Lookup {
+        let own = tag.strip_prefix("steps.").and_then(|rest| rest.strip_prefix(self.name));
+        if own.is_some_and(|rest| rest.starts_with('.')) { self.scope.lookup(tag) } else { Lookup::Unknown }
+    }
+}
 
 impl Execution {
     /// Goes on with a Steps node.
@@ -228,19 +242,41 @@ impl Execution {
             Some(items) => items.children.clone(),
             None => state.node.into_iter().collect(),
         };
-        if nodes.iter().any(|node| !self.nodes[*node].status.phase.is_fulfilled()) {
+        let ended = nodes.iter().all(|node| self.nodes[*node].status.phase.is_fulfilled());
+        if let Some(node) = state.node {
+            for (name, hook) in &step.hooks {
+                if state.hooks.contains_key(name) || self.stop_message(self.nodes[index].on_exit).is_some() {
+                    continue;
+                }
+                let known = self.nodes.by_name(&hooks::node_name(&self.nodes[node].status.name, Some(name)));
+                let wanted = match known {
+                    Some(_) => Wanted::Yes(Decision::Run(Default::default())),
+                    None => {
+                        self.with_own_scope(index, groups, run, step, node, |scope| hooks::decide(hook, ended, scope))
+                    }
+                };
+                if let Wanted::Yes(decision) = wanted {
+                    match self.start_hook(index, node, Some(name), &hook.template, decision) {
+                        Some(started) => drop(state.hooks.insert(name.clone(), started)),
+                        None => self.defer(index),
+                    }
+                }
+            }
+        }
+        if !ended || state.hooks.values().any(|hook| !self.nodes[*hook].status.phase.is_fulfilled()) {
             return;
         }
         if let (Some(hook), Some(node)) = (&step.exit_hook, state.node) {
             let completed = self.nodes[node].status.phase.is_completed();
             if completed && state.hook.is_none() && self.workflow.spec.shutdown.as_deref() != Some("Terminate") {
-                let arguments =
-                    self.with_step_scope(index, groups, run, |scope| tasks::arguments(&hook.arguments, scope));
-                let decision = arguments.map_or_else(|error| Decision::Fail(error.to_string()), Decision::Run);
-                state.hook = self.start_hook(index, node, &hook.template, decision);
-                if state.hook.is_none() {
-                    self.defer(index);
-                    return;
+                let wanted =
+                    self.with_own_scope(index, groups, run, step, node, |scope| hooks::decide(hook, true, scope));
+                if let Wanted::Yes(decision) = wanted {
+                    state.hook = self.start_hook(index, node, None, &hook.template, decision);
+                    if state.hook.is_none() {
+                        self.defer(index);
+                        return;
+                    }
                 }
             }
             if state.hook.is_some_and(|hook| !self.nodes[hook].status.phase.is_fulfilled()) {
@@ -248,6 +284,29 @@ impl Execution {
             }
         }
         state.done = true;
+    }
+
+    /// As [`Execution::with_step_scope`], with the variables of the step itself, whose state is not in the frame while
+    /// it is worked on.
+    fn with_own_scope<T>(
+        &self,
+        index: Index,
+        groups: &[Vec<TaskModel>],
+        run: &StepsRun,
+        step: &TaskModel,
+        node: Index,
+        function: impl FnOnce(&dyn Scope) -> T,
+    ) -> T {
+        let find = |name: &str| {
+            (name == step.task.name).then(|| Producer {
+                node: Some(node),
+                items: None,
+                template: step.task.template.clone(),
+            })
+        };
+        let own = ProducerScope { prefix: "steps", nodes: &self.nodes, model: &self.model, find: &find };
+        let own = OnlyKnown { name: &step.task.name, scope: &own };
+        self.with_step_scope(index, groups, run, |scope| function(&Chain(vec![&own, scope])))
     }
 
     /// Calls a function with the variables that a step sees: those of all groups before.

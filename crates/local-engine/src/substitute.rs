@@ -3,6 +3,7 @@
 //! Argo substitutes in the JSON text of whole objects, several times over. Here every string is scanned exactly
 //! once with all variables in scope, so that text which arrives *in a value* is never taken for a tag.
 
+use crate::expression;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -54,6 +55,9 @@ pub enum Error {
     /// The tag has to have a value but has none.
     #[error("failed to resolve {{{{{0}}}}}: {1}")]
     Unresolvable(String, String),
+    /// An expression has no value.
+    #[error(transparent)]
+    Expression(#[from] expression::Error),
 }
 
 /// Replaces the known tags of a text; unknown ones stay. Inner tags of nested ones are replaced first.
@@ -61,6 +65,19 @@ pub enum Error {
 /// # Errors
 /// When a tag that must resolve does not.
 pub fn text<'t>(text: &'t str, scope: &dyn Scope) -> Result<Cow<'t, str>, Error> {
+    scan(text, &mut |tag| match lookup(tag, scope)? {
+        Lookup::Value(value) => Ok(Some(value)),
+        Lookup::Unknown => Ok(None),
+        Lookup::Absent => Err(Error::Absent(tag.trim().to_owned())),
+        Lookup::Unresolvable(why) => Err(Error::Unresolvable(tag.trim().to_owned(), why)),
+    })
+}
+
+/// Finds the tags of a text and puts in their place what `replace` gives, if it gives something.
+fn scan<'t>(
+    text: &'t str,
+    replace: &mut dyn FnMut(&str) -> Result<Option<String>, Error>,
+) -> Result<Cow<'t, str>, Error> {
     if !text.contains("{{") {
         return Ok(Cow::Borrowed(text));
     }
@@ -75,15 +92,13 @@ pub fn text<'t>(text: &'t str, scope: &dyn Scope) -> Result<Cow<'t, str>, Error>
             rest = after;
         } else if from.starts_with("}}") && !open.is_empty() {
             let tag = std::mem::replace(&mut out, open.pop().unwrap_or_default());
-            match scope.lookup(tag.trim()) {
-                Lookup::Value(value) => out.push_str(&value),
-                Lookup::Unknown => {
+            match replace(&tag)? {
+                Some(value) => out.push_str(&value),
+                None => {
                     out.push_str("{{");
                     out.push_str(&tag);
                     out.push_str("}}");
                 }
-                Lookup::Absent => return Err(Error::Absent(tag.trim().to_owned())),
-                Lookup::Unresolvable(why) => return Err(Error::Unresolvable(tag.trim().to_owned(), why)),
             }
             rest = &from[2..];
         } else {
@@ -96,6 +111,23 @@ pub fn text<'t>(text: &'t str, scope: &dyn Scope) -> Result<Cow<'t, str>, Error>
         out = before + "{{" + &out;
     }
     Ok(Cow::Owned(out))
+}
+
+/// Value of a tag. One that begins with `=` is an expression; it stays as it is when it cannot be read or names what is
+/// not known here, so that text of users which only looks like one is left alone.
+fn lookup(tag: &str, scope: &dyn Scope) -> Result<Lookup, Error> {
+    let Some(expression) = tag.strip_prefix('=') else { return Ok(scope.lookup(tag.trim())) };
+    match expression::evaluate(expression, scope) {
+        Ok(value) => Ok(Lookup::Value(expression::print(&value))),
+        Err(expression::Error::Missing(_, name)) if !must_resolve(&name) => Ok(Lookup::Unknown),
+        Err(expression::Error::Syntax(..)) => Ok(Lookup::Unknown),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Variables that exist wherever they are meant.
+fn must_resolve(name: &str) -> bool {
+    ["tasks.", "steps.", "inputs.", "workflow.", "lastRetry."].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The tag of a text that is exactly one tag.
@@ -123,18 +155,14 @@ pub fn json(value: &Value, scope: &dyn Scope) -> Result<Value, Error> {
     })
 }
 
-/// All tags of a text, innermost ones of nested tags included.
+/// All tags of a text, trimmed, innermost ones of nested tags included.
 pub fn tags(string: &str) -> Vec<String> {
-    struct Collect(std::cell::RefCell<Vec<String>>);
-    impl Scope for Collect {
-        fn lookup(&self, tag: &str) -> Lookup {
-            self.0.borrow_mut().push(tag.to_owned());
-            Lookup::Unknown
-        }
-    }
-    let collect = Collect(Default::default());
-    let _ = text(string, &collect);
-    collect.0.into_inner()
+    let mut tags = Vec::new();
+    let _ = scan(string, &mut |tag| {
+        tags.push(tag.trim().to_owned());
+        Ok(None)
+    });
+    tags
 }
 
 #[cfg(test)]

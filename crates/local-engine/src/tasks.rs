@@ -1,5 +1,6 @@
 //! Resolves one task or step: its condition and its arguments.
 
+use crate::expression;
 use crate::substitute::{self, Error, Lookup, Scope};
 use crate::variables::ProducerScope;
 use crate::when;
@@ -39,7 +40,13 @@ pub(crate) fn decide(task: &DagTask, scope: &dyn Scope) -> Decision {
 pub(crate) fn arguments(arguments: &Arguments, scope: &dyn Scope) -> Result<Arguments, Error> {
     let mut resolved = Arguments::default();
     for parameter in &arguments.parameters {
-        let given = parameter.value.as_deref().or_else(|| parameter.value_from.as_ref()?.parameter.as_deref());
+        let from = parameter.value_from.as_ref();
+        if let Some(expression) = from.and_then(|from| from.expression.as_deref()) {
+            let value = expression::print(&expression::evaluate(expression, scope)?);
+            resolved.parameters.push(Parameter::new(&parameter.name, value));
+            continue;
+        }
+        let given = parameter.value.as_deref().or_else(|| from?.parameter.as_deref());
         let value = match given.map(|text| (text, substitute::text(text, scope))) {
             None => None,
             Some((_, Ok(value))) => Some(value.into_owned()),
@@ -49,12 +56,10 @@ pub(crate) fn arguments(arguments: &Arguments, scope: &dyn Scope) -> Result<Argu
         resolved.parameters.push(Parameter { name: parameter.name.clone(), value, ..Parameter::default() });
     }
     for artifact in &arguments.artifacts {
-        let given = match &artifact.from {
-            Some(from) => match located(from, scope) {
-                Some(found) => Artifact { name: artifact.name.clone(), ..found },
-                None if artifact.optional => continue,
-                None => return Err(Error::Unresolvable(from.clone(), "no such artifact".to_owned())),
-            },
+        let given = match source(artifact, scope)? {
+            Some((_, Some(found))) => Artifact { name: artifact.name.clone(), ..found },
+            Some(_) if artifact.optional => continue,
+            Some((from, None)) => return Err(Error::Unresolvable(from, "no such artifact".to_owned())),
             None => {
                 let json = serde_json::to_value(artifact).unwrap_or_default();
                 serde_json::from_value(substitute::json(&json, scope)?).unwrap_or_else(|_| artifact.clone())
@@ -65,6 +70,21 @@ pub(crate) fn arguments(arguments: &Arguments, scope: &dyn Scope) -> Result<Argu
     Ok(resolved)
 }
 
+/// What an artifact's `from` or `fromExpression` says and leads to; `None` when it has neither.
+///
+/// # Errors
+/// When the expression has no value.
+pub(crate) fn source(artifact: &Artifact, scope: &dyn Scope) -> Result<Option<(String, Option<Artifact>)>, Error> {
+    if let Some(from) = &artifact.from {
+        return Ok(Some((from.clone(), located(from, scope))));
+    }
+    let Some(expression) = artifact.extra.get("fromExpression").and_then(|expression| expression.as_str()) else {
+        return Ok(None);
+    };
+    let found = expression::evaluate(expression, scope)?;
+    Ok(Some((expression.to_owned(), serde_json::from_value(found).ok())))
+}
+
 /// Artifacts that a task can refer to, as variables whose value is the artifact's JSON.
 pub(crate) struct Artifacts<'a> {
     pub producers: &'a ProducerScope<'a>,
@@ -72,7 +92,7 @@ pub(crate) struct Artifacts<'a> {
 }
 
 /// Prefix that keeps these variables apart from those of plain text.
-const ARTIFACT: &str = "artifact:";
+pub(crate) const ARTIFACT: &str = "artifact:";
 
 impl Scope for Artifacts<'_> {
     fn lookup(&self, tag: &str) -> Lookup {

@@ -1,9 +1,15 @@
 //! Checks a Workflow before anything is started.
 
-use crate::model::{DagModel, Error, Kind, Model, TaskModel, TemplateModel};
+use crate::expression;
+use crate::model::{self, DagModel, Error, Kind, Model, TaskModel, TemplateModel};
 use crate::substitute;
-use kfp_core::argo::{Arguments, Workflow};
+use kfp_core::argo::{Arguments, Template, Workflow};
 use std::collections::HashSet;
+
+/// Members of a spec that would change what is run.
+const UNSUPPORTED: [&str; 3] = ["workflowTemplateRef", "synchronization", "artifactRepositoryRef"];
+/// Kinds of artifact location that are not supported.
+const LOCATIONS: [&str; 7] = ["http", "git", "hdfs", "oss", "azure", "artifactory", "plugin"];
 
 /// Longest name of a template, task or step.
 const MAX_NAME: usize = 128;
@@ -23,8 +29,11 @@ pub fn workflow(workflow: &Workflow, model: &Model) -> Result<(), Error> {
             return Err(Error(format!("template name '{name}' undefined")));
         }
     }
-    if let Some(name) = workflow.spec.hooks.keys().find(|name| *name != "exit") {
-        return Err(Error(format!("spec.hooks.{name}: only the exit hook is supported by this engine")));
+    for (name, hook) in &workflow.spec.hooks {
+        model::check_hook(name, hook).map_err(|why| Error(format!("spec {why}")))?;
+    }
+    if let Some(member) = UNSUPPORTED.into_iter().find(|member| workflow.spec.extra.contains_key(*member)) {
+        return Err(Error(format!("spec.{member} is not supported by this engine")));
     }
     let mut seen = HashSet::new();
     for parameter in &workflow.spec.arguments.parameters {
@@ -57,6 +66,7 @@ fn check_template(template: &TemplateModel, model: &Model) -> Result<(), String>
             return Err(format!(".inputs.parameters name '{}' is not unique", parameter.name));
         }
     }
+    check_sources(&template.template)?;
     match &template.kind {
         Kind::Pod | Kind::Suspend => Ok(()),
         Kind::Dag(dag) => {
@@ -110,8 +120,9 @@ fn check_task(
     known: &dyn Fn(&str) -> bool,
 ) -> Result<(), String> {
     check_name(&task.task.name).map_err(|why| format!(" {why}"))?;
-    let hook = task.exit_hook.as_ref().map(|hook| (&hook.template, &hook.arguments));
-    for (name, arguments) in [(&task.task.template, &task.task.arguments)].into_iter().chain(hook) {
+    let hooks = task.exit_hook.iter().chain(task.hooks.iter().map(|(_, hook)| hook));
+    let hooks = hooks.map(|hook| (&hook.template, &hook.arguments));
+    for (name, arguments) in [(&task.task.template, &task.task.arguments)].into_iter().chain(hooks) {
         let target = model.templates.get(name).ok_or_else(|| format!(" template name '{name}' undefined"))?;
         check_arguments(target, arguments).map_err(|why| format!(" {why}"))?;
     }
@@ -129,6 +140,10 @@ fn check_task(
         .chain(sequence);
     for text in texts {
         for tag in substitute::tags(text) {
+            if let Some(text) = tag.strip_prefix('=') {
+                expression::check(text).map_err(|error| format!(" {error}"))?;
+                continue;
+            }
             let unknown_input = tag.strip_prefix("inputs.parameters.").is_some_and(|name| !inputs.contains(name));
             let unknown_task = tag
                 .strip_prefix(prefix)
@@ -141,6 +156,46 @@ fn check_task(
         }
     }
     Ok(())
+}
+
+/// Checks where a template's parameters and artifacts come from.
+fn check_sources(template: &Template) -> Result<(), String> {
+    for (place, parameters) in [("inputs", &template.inputs.parameters), ("outputs", &template.outputs.parameters)] {
+        for parameter in parameters {
+            let Some(from) = &parameter.value_from else { continue };
+            let name = &parameter.name;
+            let unsupported = ["configMapKeyRef", "event"].into_iter().find(|kind| from.extra.contains_key(*kind));
+            let unsupported = unsupported.or_else(|| from.jq_filter.as_ref().map(|_| "jqFilter"));
+            if let Some(kind) = unsupported {
+                return Err(format!(".{place}.parameters.{name}.valueFrom.{kind} is not supported by this engine"));
+            }
+            if let Some(text) = &from.expression {
+                expression::check(text).map_err(|error| format!(".{place}.parameters.{name} {error}"))?;
+            }
+        }
+    }
+    for (place, artifacts) in [("inputs", &template.inputs.artifacts), ("outputs", &template.outputs.artifacts)] {
+        for artifact in artifacts {
+            let name = &artifact.name;
+            if let Some(kind) = LOCATIONS.iter().find(|kind| artifact.extra.contains_key(**kind)) {
+                return Err(format!(".{place}.artifacts.{name}.{kind} is not supported by this engine"));
+            }
+            if let Some(text) = artifact.extra.get("fromExpression").and_then(|text| text.as_str()) {
+                expression::check(text).map_err(|error| format!(".{place}.artifacts.{name} {error}"))?;
+            }
+        }
+    }
+    if let Some(text) = template.retry_strategy.as_ref().and_then(|strategy| strategy.expression.as_ref()) {
+        expression::check(text).map_err(|error| format!(".retryStrategy {error}"))?;
+    }
+    let actions = ["create", "apply", "get", "delete", "patch", "replace"];
+    match template.resource.as_ref().map(|resource| resource["action"].as_str().unwrap_or_default()) {
+        Some("") => Err(".resource.action must be specified".to_owned()),
+        Some(action) if !actions.contains(&action) => {
+            Err(format!(".resource.action must be one of: get, create, apply, delete, replace, patch, not '{action}'"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Every input of a template needs an argument or a default.

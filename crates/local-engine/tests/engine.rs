@@ -203,7 +203,11 @@ fn a_failed_item_fails_the_group_after_all_have_run() {
 fn parallelism_limits_children_and_pods() {
     let mut limited = dag("- {name: l, template: inner, withSequence: {count: '6'}}");
     limited.spec.templates[0].parallelism = Some(2);
+    let mut begun = World::new(limited.clone());
+    begun.settle();
+    assert!(begun.node("").message.starts_with("waiting for others to end"), "{}", begun.node("").message);
     let world = run(limited, &[]);
+    assert_eq!(world.node("").message, "");
     assert_eq!((world.most_at_once, world.execution.phase()), (2, WorkflowPhase::Succeeded));
     assert_eq!(children(&world, ".l").len(), 6);
 

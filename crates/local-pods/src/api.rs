@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
-use kfp_local_api::{Cluster, Selectors};
+use kfp_local_api::{Cluster, DeleteOptions, Selectors};
 use serde_json::Value;
 
 pub(crate) use kfp_local_api::{
-    ApiError, EventKind, LogOptions, LogSource, LogStream, Resource, WatchEvent, async_trait, resources,
+    ApiError, EventKind, LogOptions, LogSource, LogStream, Patch, Resource, WatchEvent, async_trait, resources,
 };
 
 /// A change to an object.
@@ -17,6 +17,9 @@ pub(crate) type Change = Box<dyn FnOnce(&mut Value) -> Result<(), ApiError> + Se
 pub(crate) type Listed = (Vec<Arc<Value>>, u64);
 /// Changes in order; an error ends them and means: list again.
 pub(crate) type Changes = BoxStream<'static, Result<WatchEvent, ApiError>>;
+
+/// An object of the API.
+pub(crate) type Object = Arc<Value>;
 
 /// The Kubernetes API as a kubelet uses it.
 pub(crate) trait Api: Send + Sync {
@@ -34,6 +37,22 @@ pub(crate) trait Api: Send + Sync {
     ) -> BoxFuture<'a, Result<(), ApiError>>;
     /// Changes after a version.
     fn watch(&self, r: &Resource, from: u64) -> Changes;
+    /// The type of resource of a manifest, if there is one.
+    fn resource(&self, api_version: &str, kind: &str) -> Option<Resource>;
+    /// Creates an object.
+    fn create<'a>(&'a self, r: &'a Resource, ns: &'a str, object: Value) -> BoxFuture<'a, Result<Object, ApiError>>;
+    /// Replaces an object.
+    fn update<'a>(&'a self, r: &'a Resource, ns: &'a str, object: Value) -> BoxFuture<'a, Result<Object, ApiError>>;
+    /// Patches an object.
+    fn patch<'a>(
+        &'a self,
+        r: &'a Resource,
+        ns: &'a str,
+        name: &'a str,
+        patch: Patch,
+    ) -> BoxFuture<'a, Result<Object, ApiError>>;
+    /// Deletes an object.
+    fn delete<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), ApiError>>;
     /// Who answers requests for logs.
     fn set_log_source(&self, source: Arc<dyn LogSource>);
 }
@@ -63,6 +82,32 @@ impl Api for Cluster {
 
     fn watch(&self, r: &Resource, from: u64) -> Changes {
         Cluster::watch(self, r, None, Some(from), Selectors::default()).boxed()
+    }
+
+    fn resource(&self, api_version: &str, kind: &str) -> Option<Resource> {
+        Cluster::resource(self, api_version, kind)
+    }
+
+    fn create<'a>(&'a self, r: &'a Resource, ns: &'a str, object: Value) -> BoxFuture<'a, Result<Object, ApiError>> {
+        Cluster::create(self, r, ns, object).boxed()
+    }
+
+    fn update<'a>(&'a self, r: &'a Resource, ns: &'a str, object: Value) -> BoxFuture<'a, Result<Object, ApiError>> {
+        Cluster::update(self, r, ns, object).boxed()
+    }
+
+    fn patch<'a>(
+        &'a self,
+        r: &'a Resource,
+        ns: &'a str,
+        name: &'a str,
+        patch: Patch,
+    ) -> BoxFuture<'a, Result<Object, ApiError>> {
+        Cluster::patch(self, r, ns, name, patch, None).boxed()
+    }
+
+    fn delete<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), ApiError>> {
+        async move { Cluster::delete(self, r, ns, name, DeleteOptions::default()).await.map(drop) }.boxed()
     }
 
     fn set_log_source(&self, source: Arc<dyn LogSource>) {

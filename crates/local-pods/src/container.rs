@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::recovery::MARK;
 use crate::spec::{Container, Pod};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{engine, python, recovery, retry, termination};
+use crate::{engine, python, recovery, resource, retry, termination};
 
 /// What containers of this project's own images do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub(crate) enum Work {
         /// Where to, on this machine.
         to: PathBuf,
     },
+    /// The action of a resource template, done in this process.
+    Resource,
     /// A process.
     Process(Box<Launch>),
 }
@@ -126,6 +128,9 @@ pub(crate) fn plan(
     let paths = paths.sharing(kubelet.dirs.common.iter().map(|b| b.target.clone())).declaring(outputs);
     let argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
+    if argv.iter().map(String::as_str).take(2).eq(resource::COMMAND) {
+        return Ok(Plan { work: Work::Resource, env, paths, termination, result: None });
+    }
     let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if program == "driver" {
         return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination, result: None });

@@ -14,7 +14,7 @@
 //!
 //! What the template in a pod's annotation (`workflows.argoproj.io/template`) says about scripts, artifacts and output
 //! parameters is done by the server itself, instead of by containers of Argo: artifacts come from and go to the
-//! directory in `KFP_OBJECT_STORE_DIR`.
+//! directory in `KFP_OBJECT_STORE_DIR`. So are the actions of resource templates.
 //!
 //! Attempts of one task (annotation `workflows.argoproj.io/retry-parent`) share `/tmp` and the working directory.
 //!
@@ -23,10 +23,12 @@
 mod api;
 mod archive;
 mod artifacts;
+mod condition;
 mod container;
 mod dirs;
 mod engine;
 mod env;
+mod exchange;
 mod init;
 mod kubelet;
 mod logs;
@@ -37,6 +39,7 @@ mod pod;
 mod process;
 mod python;
 mod recovery;
+mod resource;
 mod retry;
 mod spec;
 mod status;

@@ -18,25 +18,29 @@ use crate::env::Sources;
 use crate::init::{NOT_FOUND, SETUP_FAILED};
 use crate::kubelet::Kubelet;
 use crate::options::Invocation;
-use crate::outputs::{self, Outputs};
+use crate::outputs;
 use crate::paths::Paths;
 use crate::process::{self, Exit, Order, Supervision};
 use crate::python::Store;
-use crate::spec::{Container, MAIN, Pod};
+use crate::spec::{Container, Pod};
 use crate::status::{self, Ended, Phase, Report, State};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{artifacts, engine, recovery, retry, termination};
+use crate::{engine, recovery, resource, retry, termination};
 
 /// Pods that end sooner are never reported as running: one write less for each short task.
 const QUIET: Duration = Duration::from_millis(25);
 /// The same for init containers, which matter less to a reader.
 const QUIET_INIT: Duration = Duration::from_secs(1);
+/// A pod that waits longer than this for its turn says so.
+const QUEUED: Duration = Duration::from_secs(10);
 /// Sidecars get this long to end after the last main container.
 const SIDECAR_GRACE: Duration = Duration::from_secs(2);
 /// Waits between attempts to write a status.
 const RETRIES: [u64; 5] = [20, 100, 500, 2000, 5000];
 /// Code of a driver that was told to stop.
 const TERMINATED: i32 = 143;
+/// Code with which Argo's executor ends when a resource template fails.
+const RESOURCE_FAILED: i32 = 64;
 const TEMPLATE_OF: &str = "workflows.argoproj.io/workflow";
 
 /// What the outside wants of a pod.
@@ -57,7 +61,7 @@ pub(crate) enum Stop {
     Shutdown,
 }
 
-enum Early {
+pub(crate) enum Early {
     Stop(Stop),
     Deadline,
 }
@@ -70,22 +74,24 @@ struct Active {
 }
 
 pub(crate) struct Life {
-    kubelet: Arc<Kubelet>,
-    pod: Arc<Pod>,
-    wish: watch::Receiver<Wish>,
-    report: Report,
+    pub(crate) kubelet: Arc<Kubelet>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) wish: watch::Receiver<Wish>,
+    pub(crate) report: Report,
     begun: Instant,
     /// What the API was last told.
     announced: Option<Phase>,
-    paths: Option<Paths>,
+    pub(crate) paths: Option<Paths>,
     /// The template the pod was made from.
-    contract: Option<Arc<Template>>,
+    pub(crate) contract: Option<Arc<Template>>,
     /// What of it the main containers get to see.
-    artifacts: Vec<Mounted>,
+    pub(crate) artifacts: Vec<Mounted>,
     /// Where the end of the main container's output is.
-    result: Option<PathBuf>,
+    pub(crate) result: Option<PathBuf>,
+    /// Output parameters of a resource template.
+    pub(crate) parameters: Vec<Value>,
     /// Artifacts could not be brought in or parameters not be read.
-    trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
 }
 
 /// Runs a pod from its first container to its final status.
@@ -107,6 +113,7 @@ pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Rece
         contract: None,
         artifacts: Vec::new(),
         result: None,
+        parameters: Vec::new(),
         trouble: None,
         kubelet,
         pod,
@@ -114,9 +121,21 @@ pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Rece
     };
     let slot = {
         let mut stopped = life.wish.clone();
-        tokio::select! {
-            slot = slots.acquire_owned() => slot.ok(),
-            _ = stopped.wait_for(|w| w.stop.is_some()) => None,
+        let mut free = pin!(slots.acquire_owned());
+        let waited = tokio::select! {
+            slot = &mut free => Some(slot.ok()),
+            _ = stopped.wait_for(|w| w.stop.is_some()) => Some(None),
+            () = sleep(QUEUED) => None,
+        };
+        match waited {
+            Some(slot) => slot,
+            None => {
+                life.write(status::queued(), None, false).await;
+                tokio::select! {
+                    slot = free => slot.ok(),
+                    _ = stopped.wait_for(|w| w.stop.is_some()) => None,
+                }
+            }
         }
     };
     if slot.is_some() {
@@ -140,7 +159,7 @@ impl Life {
         self.finish().await;
     }
 
-    fn fail(&mut self, message: impl Into<String>) {
+    pub(crate) fn fail(&mut self, message: impl Into<String>) {
         self.report.phase = Phase::Failed;
         self.report.message = message.into();
     }
@@ -178,35 +197,6 @@ impl Life {
         };
         self.end_all(active, grace).await;
         result
-    }
-
-    /// The pod fails because of what a container of Argo would have done, not because of its own.
-    fn trouble(&mut self, message: String) {
-        self.fail(message.clone());
-        self.trouble = Some(message);
-    }
-
-    /// Directory of artifacts on their way in and out.
-    fn staging(&self) -> PathBuf {
-        self.kubelet.dirs.pod(&self.pod.metadata.uid).join("artifacts")
-    }
-
-    /// Brings in script and artifacts.
-    async fn bring(&mut self) -> Result<Result<(), String>, Early> {
-        self.contract = match artifacts::contract(&self.pod) {
-            Ok(contract) => contract.map(Arc::new),
-            Err(message) => return Ok(Err(message)),
-        };
-        let Some(contract) = &self.contract else { return Ok(Ok(())) };
-        let (dir, mut wish) = (self.staging(), self.wish.clone());
-        let brought = tokio::select! {
-            brought = artifacts::bring(contract, &self.kubelet.objects, &dir) => brought,
-            ended = wish.wait_for(|wish| wish.stop.is_some()) => {
-                let stop = ended.ok().and_then(|wish| wish.stop);
-                return Err(Early::Stop(stop.unwrap_or(Stop::Shutdown)));
-            }
-        };
-        Ok(brought.map(|mounts| self.artifacts = mounts))
     }
 
     fn grace(&self) -> Duration {
@@ -300,8 +290,13 @@ impl Life {
                     self.result.clone_from(&plan.result);
                 }
                 let (orders, queue) = mpsc::channel(4);
-                let job =
-                    Job { kubelet: self.kubelet.clone(), pod: self.pod.clone(), container: container.clone(), log };
+                let job = Job {
+                    kubelet: self.kubelet.clone(),
+                    pod: self.pod.clone(),
+                    container: container.clone(),
+                    contract: self.contract.clone(),
+                    log,
+                };
                 let task = tokio::spawn(job.run(plan, queue));
                 self.set(place, State::Running(started));
                 Some(Active { orders, task, started, since: Instant::now() })
@@ -367,6 +362,7 @@ impl Life {
     }
 
     fn ended(&mut self, place: Place, container: &Container, done: &Active, exit: Exit) -> Ended {
+        self.parameters.extend(exit.parameters);
         let reason = match (exit.code, exit.report.is_empty()) {
             (0, _) => "Completed",
             (_, true) => "Error",
@@ -422,56 +418,6 @@ impl Life {
         let status = status::render(&self.pod, &self.report);
         // Beside each other: the end shall not wait for the removal, but on a full disk it needs the room.
         tokio::join!(self.write(status, annotation, true), self.clear());
-    }
-
-    /// Collects parameters, result and artifacts, as JSON for the engine.
-    async fn outputs(&mut self, code: Option<i32>) -> Option<String> {
-        let contract = self.contract.take()?;
-        let mut found = Outputs { exit_code: code, ..Outputs::default() };
-        if let Some(paths) = self.paths.clone() {
-            let (declared, read, result) = (contract.clone(), paths.clone(), self.result.clone());
-            let collected = tokio::task::spawn_blocking(move || {
-                (outputs::parameters(&declared, &read), result.and_then(|file| std::fs::read(file).ok()))
-            });
-            let (parameters, result) = collected.await.unwrap_or_else(|e| (Err(e.to_string()), None));
-            let mut errors = Vec::new();
-            match parameters {
-                Ok(parameters) => found.parameters = parameters,
-                Err(message) => errors.push(message),
-            }
-            found.result = result.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            let logs = self.archived_logs(&contract).await;
-            let (kept, ended) = artifacts::keep(&contract, &self.kubelet.objects, &paths, &self.staging(), logs).await;
-            found.artifacts = kept;
-            errors.extend(ended.err());
-            // What the container itself did wrong counts more than what is missing because of it.
-            if self.report.phase == Phase::Succeeded && !errors.is_empty() {
-                self.trouble(format!("wait: Error (exit code 64): {}", errors.join("; ")));
-            }
-        }
-        found.message.clone_from(&self.trouble);
-        Some(found.json())
-    }
-
-    /// The main container's log as plain text, if the engine wants it kept.
-    async fn archived_logs(&self, contract: &Template) -> Vec<(String, PathBuf)> {
-        if contract.extra.get("archiveLocation").is_none_or(|location| location["archiveLogs"] != true) {
-            return Vec::new();
-        }
-        let (meta, dir, to) = (self.pod.metadata.clone(), self.kubelet.dirs.data.clone(), self.staging());
-        let written = tokio::task::spawn_blocking(move || {
-            let text = crate::logs::plain_text(&dir, &meta.namespace, &meta.name, MAIN)?;
-            std::fs::create_dir_all(&to)?;
-            let file = to.join(format!("{MAIN}.log"));
-            std::fs::write(&file, text).map(|()| file)
-        });
-        match written.await.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
-            Ok(file) => vec![(format!("{MAIN}-logs"), file)],
-            Err(error) => {
-                tracing::warn!(pod = %self.pod.metadata.name, %error, "cannot archive a log");
-                Vec::new()
-            }
-        }
     }
 
     /// Removes what the pod left on the disk: nothing reads it, except a next attempt, and on a full disk the end of the
@@ -542,6 +488,7 @@ struct Job {
     kubelet: Arc<Kubelet>,
     pod: Arc<Pod>,
     container: Container,
+    contract: Option<Arc<Template>>,
     log: crate::logs::LogWriter,
 }
 
@@ -550,6 +497,19 @@ impl Job {
         let (pod, log) = (&self.pod, &self.log);
         let mut exit = match plan.work {
             Work::CopyLauncher { to } => copy_launcher(&self.kubelet, to).await,
+            Work::Resource => {
+                let contract = self.contract.clone().unwrap_or_default();
+                tokio::select! {
+                    result = resource::run(&*self.kubelet.api, pod, &contract, log) => match result {
+                        Ok(parameters) => Exit { parameters, ..Exit::with_code(0) },
+                        Err(message) => {
+                            log.line(&message);
+                            Exit { message, ..Exit::with_code(RESOURCE_FAILED) }
+                        }
+                    },
+                    Some(_) = orders.recv() => Exit::with_code(TERMINATED),
+                }
+            }
             Work::Driver { args } => {
                 let invocation = Invocation {
                     args,

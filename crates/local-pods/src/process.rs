@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -96,12 +97,14 @@ pub(crate) struct Exit {
     pub(crate) torn: bool,
     /// What the container left to say about its end.
     pub(crate) message: String,
+    /// Output parameters that were not written to files.
+    pub(crate) parameters: Vec<Value>,
 }
 
 impl Exit {
     /// The end of a container that ran.
     pub(crate) fn with_code(code: i32) -> Self {
-        Self { code, report: String::new(), torn: false, message: String::new() }
+        Self { code, report: String::new(), torn: false, message: String::new(), parameters: Vec::new() }
     }
 
     /// A container that could not be started.

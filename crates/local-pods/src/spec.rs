@@ -21,6 +21,7 @@ pub(crate) struct Metadata {
     pub(crate) uid: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) owner_references: Vec<Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -98,6 +98,14 @@ pub(crate) fn render(pod: &Pod, report: &Report) -> Value {
     status
 }
 
+/// The `status` object of a pod that waits for others to end.
+pub(crate) fn queued() -> Value {
+    json!({"phase": Phase::Pending.name(), "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": time(Utc::now()),
+        "message": "0/1 nodes are available: as many pods as may run at the same time are running",
+    }]})
+}
+
 fn containers(pod: &Pod, all: &[Container], states: &[State]) -> Value {
     let one = |(container, state): (&Container, &State)| {
         let mut out = Map::new();

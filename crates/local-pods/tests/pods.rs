@@ -67,6 +67,8 @@ both! {
     scripts_and_artifacts_are_moved_in_and_out => artifacts;
     results_are_the_standard_output_alone => results;
     missing_artifacts_are_errors_of_the_platform => missing_artifacts;
+    resource_templates_act_on_the_api => resource_templates;
+    containers_of_a_pod_start_together => together;
 }
 
 async fn status(mode: Isolation) {
@@ -183,6 +185,81 @@ async fn results(mode: Isolation) {
     assert_eq!(run("unwanted", "echo out", "false").await, json!({"exitCode": "0"}));
     let long = run("long", "yes 123456789 | head -c 1000000", "true").await;
     assert_eq!(long["result"].as_str().map(str::len), Some(256 << 10));
+    bench.stop().await;
+}
+
+async fn resource_templates(mode: Isolation) {
+    use kfp_local_api::resources::{CONFIG_MAPS, PERSISTENT_VOLUME_CLAIMS};
+    let bench = Bench::start(mode).await;
+    let run = async |name: &str, resource: Value, outputs: Value| {
+        let command = json!({"command": ["argoexec", "resource", resource["action"]]});
+        let template = json!({"resource": resource, "outputs": {"parameters": outputs}});
+        bench.create(with_template(pod(name, command), &template)).await;
+    };
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {generateName: made-}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}";
+    run(
+        "create",
+        json!({"action": "create", "manifest": claim, "successCondition": "status.phase == Bound"}),
+        json!([
+        {"name": "name", "valueFrom": {"jsonPath": "{.metadata.name}"}},
+        {"name": "size", "valueFrom": {"jsonPath": "{.status.capacity.storage}"}},
+        {"name": "all", "valueFrom": {"jsonPath": "{}"}}]),
+    )
+    .await;
+    let ended = bench.ended("create").await;
+    assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}");
+    let parameters = &told(&ended)["parameters"];
+    let name = parameters[0]["value"].as_str().unwrap();
+    assert!(name.starts_with("made-") && parameters[1]["value"] == "1Gi", "{parameters:#}");
+    assert!(parameters[2]["value"].as_str().unwrap().contains("\"kind\":\"PersistentVolumeClaim\""));
+    bench.cluster.get(&PERSISTENT_VOLUME_CLAIMS, NS, name).await.unwrap();
+
+    let map = |data: &str| format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: m}}, data: {data}}}");
+    run("apply", json!({"action": "apply", "manifest": map("{state: begun}")}), json!([])).await;
+    assert_eq!(bench.ended("apply").await["status"]["phase"], "Succeeded");
+    let conditions = |action: &str| {
+        json!({"action": action, "manifest": map("{}"),
+        "successCondition": "data.state == done, data.n > 1", "failureCondition": "data.state in (broken, lost)"})
+    };
+    let set = async |state: &'static str| {
+        let change = move |object: &mut Value| {
+            object["data"] = json!({"state": state, "n": "2"});
+            Ok(())
+        };
+        bench.cluster.modify(&CONFIG_MAPS, NS, "m", change).await.unwrap();
+    };
+    for (state, phase) in [("done", "Succeeded"), ("lost", "Failed")] {
+        set("begun").await;
+        run(state, conditions("get"), json!([])).await;
+        bench.until(state, |pod| pod["status"]["phase"] == "Running").await;
+        set(state).await;
+        let ended = bench.ended(state).await;
+        assert_eq!(ended["status"]["phase"], phase, "{ended:#}");
+        if phase == "Failed" {
+            assert_eq!(message(&ended), "failure condition 'data.state in (broken, lost)' evaluated true");
+            assert_eq!(exit_code(&ended), Some(64));
+        }
+    }
+    run(
+        "patch",
+        json!({"action": "patch", "mergeStrategy": "merge", "manifest": map("{state: null, more: x}")}),
+        json!([]),
+    )
+    .await;
+    assert_eq!(bench.ended("patch").await["status"]["phase"], "Succeeded");
+    assert_eq!(bench.cluster.get(&CONFIG_MAPS, NS, "m").await.unwrap()["data"], json!({"n": "2", "more": "x"}));
+    for name in ["delete", "delete-again"] {
+        run(name, json!({"action": "delete", "manifest": map("{}")}), json!([])).await;
+        assert_eq!(bench.ended(name).await["status"]["phase"], "Succeeded");
+    }
+    assert!(bench.cluster.get(&CONFIG_MAPS, NS, "m").await.is_err());
+    run(
+        "unknown",
+        json!({"action": "create", "manifest": "{apiVersion: x/v1, kind: Y, metadata: {name: n}}"}),
+        json!([]),
+    )
+    .await;
+    assert_eq!(message(&*bench.ended("unknown").await), "no matches for kind \"Y\" in version \"x/v1\"");
     bench.stop().await;
 }
 
@@ -489,6 +566,25 @@ async fn sidecars(mode: Isolation) {
     let ended = bench.ended("q").await;
     assert_eq!(ended["status"]["phase"], "Failed");
     assert_eq!(ended["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+    bench.stop().await;
+}
+
+async fn together(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let names: Vec<String> = (0..6).map(|at| format!("p{at}")).collect();
+    for name in &names {
+        let mut object = pod(name, json!({"command": ["true"]}));
+        let more = (1..5).map(|at| json!({"name": format!("c{at}"), "image": "i", "command": ["sleep", "0.1"]}));
+        object["spec"]["containers"].as_array_mut().unwrap().extend(more);
+        bench.create(object).await;
+    }
+    for name in &names {
+        let ended = bench.ended(name).await;
+        assert_eq!(ended["status"]["phase"], "Succeeded", "{ended:#}");
+        let all = ended["status"]["containerStatuses"].as_array().unwrap();
+        let torn = all.iter().find(|container| container["state"]["terminated"]["reason"] == "StartError");
+        assert_eq!(torn, None);
+    }
     bench.stop().await;
 }
 

@@ -8,9 +8,9 @@
 mod calls;
 mod objects;
 
-use crate::Options;
 use crate::changes::expiry;
 use crate::execution::{Effect, Event, Execution};
+use crate::{Options, Settings};
 use calls::{Calls, Report};
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
@@ -63,7 +63,8 @@ pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken
     let (reports, inbox) = mpsc::unbounded_channel();
     let tracker = TaskTracker::new();
     let calls = Calls { cluster: cluster.clone(), reports, tracker: tracker.clone(), shutdown: shutdown.clone() };
-    let mut controller = Controller { calls, active: HashMap::new(), expiring: HashMap::new() };
+    let mut controller =
+        Controller { settings: options.settings.clone(), calls, active: HashMap::new(), expiring: HashMap::new() };
     let mut inbox = UnboundedReceiverStream::new(inbox);
     let namespace = options.namespace.as_deref();
     let result = loop {
@@ -116,6 +117,7 @@ struct Active {
 }
 
 struct Controller {
+    settings: Settings,
     calls: Calls,
     active: HashMap<Key, Active>,
     expiring: HashMap<Key, (DateTime<Utc>, String)>,
@@ -314,7 +316,7 @@ impl Controller {
                 return;
             }
         };
-        let mut execution = Execution::new(workflow, Utc::now());
+        let mut execution = Execution::with(workflow, &self.settings, Utc::now());
         let selector = Selectors::labels([(names::LABEL_WORKFLOW, key.name.as_str())]);
         match self.calls.cluster.list(&resources::PODS, Some(&key.namespace), &selector).await {
             Ok(pods) => {

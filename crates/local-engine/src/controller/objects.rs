@@ -183,10 +183,16 @@ fn suspended(workflow: &str) -> Vec<(String, Value)> {
         phase: Value,
         #[serde(default)]
         message: Value,
+        #[serde(default)]
+        outputs: Value,
     }
     let Ok(Object { status }) = serde_json::from_str::<Object>(workflow) else { return Vec::new() };
     let nodes = status.nodes.into_iter().filter(|(_, node)| node.r#type == "Suspend");
-    nodes.map(|(id, node)| (id, json!({"type": "Suspend", "phase": node.phase, "message": node.message}))).collect()
+    nodes
+        .map(|(id, node)| {
+            (id, json!({"type": "Suspend", "phase": node.phase, "message": node.message, "outputs": node.outputs}))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -14,8 +14,12 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::{Bind, Spec};
 
-/// Where the host's root hangs while the tree is built.
-const OLD: &str = "/.host";
+/// Where the host's root hangs while the tree is built. Containers of a pod share their root directory and may start
+/// together; a common place would vanish for one when another removes it.
+fn old() -> PathBuf {
+    Path::new("/").join(format!(".host-{}", std::process::id()))
+}
+
 /// Host directories never shown: private ones of the pod, and those that only the host needs.
 const PRIVATE: [&str; 7] = ["tmp", "run", "lost+found", "minio", "s3", "gcs", "oci"];
 /// Kept writable: devices and process information are not files of anybody.
@@ -34,9 +38,9 @@ pub(super) fn enter(spec: &Spec) -> Result<()> {
     mount(NONE, slash, NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(at("make private", slash))?;
     let root = spec.root.as_path();
     mount(Some(root), root, NONE, MsFlags::MS_BIND, NONE).map_err(at("mount the private root", root))?;
-    let old = root.join(OLD.trim_start_matches('/'));
-    std::fs::create_dir_all(&old).map_err(at("make", &old))?;
-    nix::unistd::pivot_root(root, &old).map_err(at("enter the private root", root))?;
+    let outside = root.join(old().strip_prefix("/").unwrap_or(slash));
+    std::fs::create_dir_all(&outside).map_err(at("make", &outside))?;
+    nix::unistd::pivot_root(root, &outside).map_err(at("enter the private root", root))?;
     std::env::set_current_dir("/").map_err(at("enter", slash))?;
     show_host()?;
     protect_host();
@@ -45,13 +49,13 @@ pub(super) fn enter(spec: &Spec) -> Result<()> {
     for bind in &spec.binds {
         place(bind)?;
     }
-    umount2(OLD, MntFlags::MNT_DETACH).map_err(at("leave", Path::new(OLD)))?;
-    let _ = std::fs::remove_dir(OLD);
+    umount2(&old(), MntFlags::MNT_DETACH).map_err(at("leave", &old()))?;
+    let _ = std::fs::remove_dir(old());
     Ok(())
 }
 
 fn show_host() -> Result<()> {
-    for entry in std::fs::read_dir(OLD).map_err(at("list", Path::new("/")))? {
+    for entry in std::fs::read_dir(old()).map_err(at("list", Path::new("/")))? {
         let entry = entry.map_err(at("list", Path::new("/")))?;
         let name = entry.file_name();
         let Some(text) = name.to_str() else { continue };
@@ -117,7 +121,7 @@ fn protect_host() {
     for (path, options) in table.lines().filter_map(mount_point) {
         let Ok(relative) = path.strip_prefix("/") else { continue };
         let Some(top) = relative.components().next().and_then(|c| c.as_os_str().to_str()) else { continue };
-        if WRITABLE.contains(&top) || path.starts_with(OLD) || options.split(',').any(|o| o == "ro") {
+        if WRITABLE.contains(&top) || path.starts_with(old()) || options.split(',').any(|o| o == "ro") {
             continue;
         }
         let _ = mount(NONE, &path, NONE, flags_of(&options) | MsFlags::MS_RDONLY, NONE);
@@ -208,7 +212,7 @@ pub(super) fn fresh_proc() {
 }
 
 fn place(bind: &Bind) -> Result<()> {
-    let source = Path::new(OLD).join(bind.source.strip_prefix("/").unwrap_or(&bind.source));
+    let source = old().join(bind.source.strip_prefix("/").unwrap_or(&bind.source));
     let is_dir = std::fs::metadata(&source).map_err(at("find", &bind.source))?.is_dir();
     let target = bind.target.as_path();
     if !target.exists() {

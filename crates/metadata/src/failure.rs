@@ -162,7 +162,13 @@ impl From<sqlx::Error> for Failure {
             }
             _ => (Code::Internal, Again::Never),
         };
-        Self { code, message: format!("database: {error}"), again }
+        // Without sqlx's own introduction.
+        let message = match &error {
+            sqlx::Error::Database(error) => error.to_string(),
+            sqlx::Error::Io(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        Self { code, message: format!("database: {message}"), again }
     }
 }
 

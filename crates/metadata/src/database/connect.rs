@@ -52,6 +52,7 @@ fn sqlite(path: &Path) -> Result<Pools, Failure> {
     writer.pragma_update(None, "journal_mode", "wal")?;
     // One publication touches dozens of pages; the default folds the log, with two syncs, every 1000.
     writer.pragma_update(None, "wal_autocheckpoint", 16_000)?;
+    writer.pragma_update(None, "cache_size", -16_384)?;
     let readers = (0..SQLITE_READERS).map(|_| {
         let reader = sqlite_connection(Some(path))?;
         reader.pragma_update(None, "query_only", true)?;
@@ -70,7 +71,6 @@ fn sqlite_connection(path: Option<&Path>) -> Result<rusqlite::Connection, Failur
     connection.busy_timeout(TURN)?;
     connection.set_prepared_statement_cache_capacity(2 * STATEMENTS);
     connection.pragma_update(None, "synchronous", "normal")?;
-    connection.pragma_update(None, "cache_size", -16_384)?;
     // What a savepoint has to remember would go through a file otherwise.
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)

@@ -255,6 +255,8 @@ impl Tx {
                 if got == Some(1) { Ok(()) } else { Err(Failure::unavailable("another server creates the tables")) }
             }
             Dialect::Postgres => {
+                // An index over millions of rows takes its time.
+                self.execute("SET LOCAL statement_timeout = 0", vec![]).await?;
                 self.query("SELECT pg_advisory_xact_lock(?)::text", vec![number.into()]).await.map(drop)
             }
         }

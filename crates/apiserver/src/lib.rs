@@ -11,6 +11,7 @@ pub mod options;
 mod server;
 pub mod services;
 pub mod store;
+pub mod tls;
 pub mod workflows;
 
 use std::net::SocketAddr;
@@ -34,6 +35,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A listener failed.
     #[error("serving failed: {0}")]
     Serve(String),
@@ -68,14 +72,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         sample_tags,
         visualizations,
         retention,
+        tls,
+        plugins,
     } = options;
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
     let http = http_listener.local_addr().unwrap_or(http_address);
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
-    tracing::info!(%http, %grpc, %database, %namespace, "API server starts");
+    tracing::info!(%http, %grpc, tls = tls.is_some(), %database, %namespace, "API server starts");
     let settings = http::Settings { commit, tag, archive, objects };
-    let front = server::Front::open(http_listener, settings, &shutdown);
+    let front = server::Front::open(http_listener, settings, tls.as_ref(), &shutdown)?;
     let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
     let prepare = async {
         let db = store::Db::open(&database).await?;
@@ -96,6 +102,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
             rules,
             metrics,
             visualizations,
+            plugins,
         });
         if let Some(list) = samples {
             services::samples::load(&app, &list, &sample_tags).await?;
@@ -114,14 +121,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         }
     };
     tracing::info!("API server is ready");
-    let work = TaskTracker::new();
-    work.spawn(follow_upgrade(app.clone(), shutdown.clone()));
+    let (work, stop) = (TaskTracker::new(), shutdown.child_token());
+    work.spawn(follow_upgrade(app.clone(), stop.clone()));
     if retention.is_limited() {
-        work.spawn(services::upkeep::collect(app.clone(), retention, shutdown.clone()));
+        work.spawn(services::upkeep::collect(app.clone(), retention, stop.clone()));
     }
     work.close();
-    let done = front.serve(&app, grpc_listener).await;
-    shutdown.cancel();
+    let done = front.serve(&app, grpc_listener, tls.as_ref()).await;
+    stop.cancel();
     work.wait().await;
     app.db.close().await;
     tracing::info!("API server stopped");

@@ -16,9 +16,11 @@ use prometheus_client::registry::Registry;
 use prost_reflect::DescriptorPool;
 use tonic::Code;
 
-/// Counters of calls: the method without package and without the `V1` at its end, the counter, and the gauge that a
-/// success moves.
-const CALLS: &[(&str, &str, Option<(&str, i64)>)] = &[
+/// A counted call: the method without package and without the `V1` at its end, the counter, and the gauge that a success
+/// moves.
+type Call = (&'static str, &'static str, Option<(&'static str, i64)>);
+
+const CALLS: &[Call] = &[
     (
         "ExperimentService/CreateExperiment",
         "experiment_server_create_requests",
@@ -278,9 +280,7 @@ impl Metrics {
         }
     }
 
-    fn effects(
-        method: &Method,
-    ) -> impl Iterator<Item = &'static (&'static str, &'static str, Option<(&'static str, i64)>)> {
+    fn effects(method: &Method) -> impl Iterator<Item = &'static Call> + use<> {
         let service = method.grpc_service.rsplit('.').next().unwrap_or_default();
         let name = method.grpc_method.strip_suffix("V1").unwrap_or(&method.grpc_method);
         // Creating a v1 pipeline always makes a version.

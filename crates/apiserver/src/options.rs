@@ -8,10 +8,12 @@ use kfp_core::flags::Flags;
 use kfp_core::objects::Session;
 
 use crate::config::{self, Config};
+use crate::domain::plugins::Limits;
 use crate::services::samples;
 use crate::services::upkeep::Retention;
 use crate::services::v1::visualizations;
 pub use crate::store::settings::Database;
+use crate::tls;
 
 /// Everything the server needs to know.
 pub struct Options {
@@ -56,6 +58,10 @@ pub struct Options {
     pub visualizations: Option<String>,
     /// How long runs are kept.
     pub retention: Retention,
+    /// TLS of both listeners.
+    pub tls: Option<tls::Settings>,
+    /// Limits of what plugins are given (`PLUGIN_MAX_*`).
+    pub plugins: Limits,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -117,6 +123,9 @@ pub enum Error {
     /// A setting of the compiler is wrong.
     #[error(transparent)]
     Compiler(#[from] kfp_compiler::Error),
+    /// A flag about TLS is wrong.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A flag is wrong.
     #[error("{0}")]
     Flag(String),
@@ -159,11 +168,13 @@ impl Options {
     /// # Errors
     /// Names the flag or setting that is wrong or not supported.
     pub fn from_values(values: &kfp_core::flags::Values) -> Result<Self, Error> {
-        for flag in ["tlsCertPath", "tlsCertKeyPath"] {
-            if !values.text(flag).is_empty() {
-                return Err(Error::Unsupported(format!("TLS (flag --{flag})")));
-            }
-        }
+        let flag = |name| values.text(name);
+        let tls = tls::Settings::from_flags(
+            flag("tlsCertPath"),
+            flag("tlsCertKeyPath"),
+            flag("tlsMinVersion"),
+            flag("tlsCipherSuites"),
+        )?;
         for flag in ["pipelinesStoreKubernetes", "globalKubernetesWebhookMode"] {
             if values.bool(flag) {
                 return Err(Error::Unsupported(format!("flag --{flag}")));
@@ -174,6 +185,9 @@ impl Options {
         options.http_address = address("httpPortFlag", values.text("httpPortFlag"))?;
         options.grpc_address = address("rpcPortFlag", values.text("rpcPortFlag"))?;
         options.count_handlers = values.bool("collectMetricsFlag");
+        // Drivers and launchers have to know.
+        options.compiler.ml_pipeline_tls = tls.is_some();
+        options.tls = tls;
         options.samples = Some(values.text("sampleconfig")).filter(|file| !file.is_empty()).map(PathBuf::from);
         Ok(options)
     }
@@ -216,6 +230,8 @@ impl Options {
                 .map_err(|text| Error::Flag(format!("MANAGED_PIPELINES_UPLOAD_TAGS: {text}")))?,
             visualizations: visualizations::server(config),
             retention: Retention::from_config(config)?,
+            tls: None,
+            plugins: Limits::from_config(config)?,
         })
     }
 }

@@ -14,6 +14,7 @@ use tonic::service::Routes;
 
 use crate::services::v1::{Auth, visualizations};
 use crate::services::{Handle, experiments, pipelines, recurring_runs, reports, runs, tasks};
+use crate::tls::{self, Incoming};
 use crate::{Error, http, metrics};
 
 /// Workflows and pipelines may be large; upstream sets no limit either.
@@ -115,6 +116,27 @@ pub(crate) async fn listener(bound: Option<std::net::TcpListener>, address: Sock
     }
 }
 
+/// A listener with or without TLS.
+enum Either {
+    Plain(TcpListener),
+    Secure(Incoming),
+}
+
+impl Either {
+    fn new(
+        listener: TcpListener,
+        tls: Option<&tls::Settings>,
+        protocol: &str,
+        stop: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let Some(acceptor) = tls.map(|tls| tls.acceptor(protocol)).transpose()? else {
+            return Ok(Either::Plain(listener));
+        };
+        let incoming = Incoming::new(listener, acceptor, stop.clone());
+        incoming.map(Either::Secure).map_err(|error| Error::Serve(error.to_string()))
+    }
+}
+
 /// The HTTP port, open before the API is ready: health is answered at once, everything else as soon as it is.
 #[derive(Debug)]
 pub(crate) struct Front {
@@ -127,23 +149,40 @@ pub(crate) struct Front {
 
 impl Front {
     /// Starts to serve; ends when `shutdown` does.
-    pub fn open(listener: TcpListener, settings: http::Settings, shutdown: &CancellationToken) -> Self {
+    pub fn open(
+        listener: TcpListener,
+        settings: http::Settings,
+        tls: Option<&tls::Settings>,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Error> {
         let (ready, gate) = watch::channel(None);
         let router = http::gate(settings.clone(), gate);
         let (tracker, stop) = (TaskTracker::new(), shutdown.child_token());
         let signal = stop.clone();
+        let listener = Either::new(listener, tls, "http/1.1", &stop)?;
         let http = tracker.spawn(async move {
             use axum::serve::ListenerExt as _;
-            let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-            let done = axum::serve(listener, router).with_graceful_shutdown(signal.clone().cancelled_owned()).await;
+            let stopped = signal.clone().cancelled_owned();
+            let done = match listener {
+                Either::Plain(listener) => {
+                    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+                    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+                }
+                Either::Secure(incoming) => axum::serve(incoming, router).with_graceful_shutdown(stopped).await,
+            };
             signal.cancel();
             done.map_err(|error| Error::Serve(error.to_string()))
         });
-        Front { ready, settings, stop, tracker, http }
+        Ok(Front { ready, settings, stop, tracker, http })
     }
 
     /// Serves the API on both ports until the end; a listener that fails stops the other one too.
-    pub async fn serve(self, app: &Handle, grpc_listener: TcpListener) -> Result<(), Error> {
+    pub async fn serve(
+        self,
+        app: &Handle,
+        grpc_listener: TcpListener,
+        tls: Option<&tls::Settings>,
+    ) -> Result<(), Error> {
         let routes = routes(app).await?;
         let rest = kfp_rest::Transcoder::new(&kfp_proto::POOL, &PACKAGES, routes.clone().into_axum_router())
             .map_err(|error| Error::Wiring(error.to_string()))?;
@@ -151,12 +190,17 @@ impl Front {
         let router = http::router(app.clone(), self.settings.clone(), &document, rest.into_router());
         self.ready.send_replace(Some(router));
         let signal = self.stop.clone();
+        let listener = Either::new(grpc_listener, tls, "h2", &self.stop)?;
         let grpc = self.tracker.spawn(async move {
-            let incoming = tonic::transport::server::TcpIncoming::from(grpc_listener).with_nodelay(Some(true));
-            let done = tonic::transport::Server::builder()
-                .add_routes(routes)
-                .serve_with_incoming_shutdown(incoming, signal.clone().cancelled_owned())
-                .await;
+            let stopped = signal.clone().cancelled_owned();
+            let server = tonic::transport::Server::builder().add_routes(routes);
+            let done = match listener {
+                Either::Plain(listener) => {
+                    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+                    server.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+                Either::Secure(incoming) => server.serve_with_incoming_shutdown(incoming.into_stream(), stopped).await,
+            };
             signal.cancel();
             done.map_err(|error| Error::Serve(error.to_string()))
         });

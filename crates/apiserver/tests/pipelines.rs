@@ -200,7 +200,13 @@ async fn pipelines_are_downloaded_by_url() {
         json!({"pipeline_id": id, "name": "second", "package_url": {"pipeline_url": format!("{url}/p/add.yaml")}});
     let version = server.post(&path, version).await.ok();
     assert_eq!(version["package_url"]["pipeline_url"], format!("{url}/p/add.yaml"));
+    // The parent in the path counts, but the body has to name one too.
+    let mut third =
+        json!({"pipeline_id": "other", "name": "third", "package_url": {"pipeline_url": format!("{url}/p/add.yaml")}});
+    assert_eq!(server.post(&path, third.clone()).await.ok()["pipeline_id"], id);
+    third["pipeline_id"] = json!("");
+    server.post(&path, third).await.fails(400, "Parent pipeline id is empty");
     assert_eq!(version["pipeline_spec"]["pipelineInfo"]["name"], "add-numbers");
-    assert_eq!(server.get(&path).await.ok()["total_size"], 2);
+    assert_eq!(server.get(&path).await.ok()["total_size"], 3);
     server.stop().await;
 }

@@ -26,6 +26,9 @@ async fn a_run_becomes_a_workflow_and_reports_become_its_state() {
     let name = server.kube.names("workflows").pop().unwrap();
     assert!(name.starts_with("add-numbers-"), "{name}");
     let key = format!("workflows/{name}");
+    // The agent may see it before Argo does: nothing has happened yet.
+    server.report(&server.kube.get(&key).unwrap()).await.ok();
+    assert_eq!(server.get(&format!("/apis/v2beta1/runs/{run_id}")).await.ok()["state"], "PENDING");
     let workflow = server.kube.get(&key).unwrap();
     assert_eq!(workflow["metadata"]["labels"]["pipeline/runid"], run_id);
     assert_eq!(workflow["metadata"]["annotations"]["pipelines.kubeflow.org/run_name"], "first");
@@ -154,6 +157,11 @@ async fn termination_and_retry_follow_the_states() {
     let key = format!("workflows/{}", server.kube.names("workflows")[0]);
     assert_eq!(server.kube.get(&key).unwrap()["spec"]["activeDeadlineSeconds"], 0);
     server.post(&format!("{path}:terminate"), json!({})).await.fails(400, "Row not found");
+    // A report from before the order arrives after it.
+    let mut early = server.kube.edit(&key, |workflow| workflow["status"] = json!({"phase": "Running"}));
+    early["spec"].as_object_mut().unwrap().remove("activeDeadlineSeconds");
+    server.report(&early).await.ok();
+    assert_eq!(server.get(&path).await.ok()["state"], "CANCELING");
     let failed = server.kube.edit(&key, |workflow| {
         workflow["status"] = json!({"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z", "nodes": {
             "n-1": {"id": "n-1", "name": "n.add", "displayName": "add", "type": "Pod", "phase": "Failed", "templateName": "t",

@@ -90,11 +90,20 @@ impl State {
     pub const TERMINABLE: [State; 4] = [State::Paused, State::Pending, State::Running, State::Unspecified];
 
     /// State of a run whose Workflow has this phase and, perhaps, an `activeDeadlineSeconds` of zero, which is how
-    /// termination is asked for.
+    /// termination is asked for. A Workflow that its controller has not looked at yet has no phase; its run waits.
     #[must_use]
     pub fn of_workflow(phase: &str, deadline_zero: bool) -> Self {
-        let state = State::parse(phase);
+        let state = if phase.is_empty() { State::Pending } else { State::parse(phase) };
         if deadline_zero && !matches!(state, State::Succeeded | State::Failed) { State::Canceling } else { state }
+    }
+}
+
+impl State {
+    /// State of a run that was in this one when its Workflow is reported to be in `reported`. Reports overtake the order
+    /// to terminate: until the Workflow has ended, the run stays as it was asked to be.
+    #[must_use]
+    pub fn after_report(self, reported: State) -> State {
+        if self == State::Canceling && !reported.is_final() { self } else { reported }
     }
 }
 
@@ -236,5 +245,6 @@ mod tests {
         assert_eq!(State::of_workflow("Running", true), State::Canceling);
         assert_eq!(State::of_workflow("Failed", true), State::Failed);
         assert_eq!(State::of_workflow("Running", false), State::Running);
+        assert_eq!(State::of_workflow("", false), State::Pending);
     }
 }

@@ -93,6 +93,9 @@ pub async fn bytes(objects: &Objects, key: &str) -> Result<bytes::Bytes> {
             Error::internal(format!("cannot read object {key}"), error)
         }
     };
+    if key.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err(Error::invalid(format!("object key {key:?} is not a plain path")));
+    }
     let uri = format!("{}://{}/{}", objects.session.provider, objects.bucket, key.trim_start_matches('/'));
     let opener = Opener { dir: objects.directory.clone(), ..Opener::default() };
     let store = opener.open(&uri, Some(&objects.session).filter(|_| objects.directory.is_none())).await;

@@ -10,6 +10,7 @@ use http::header;
 use serde_json::Value;
 
 use super::{State, artifacts, failure};
+use crate::domain::logs;
 use crate::domain::nodes::{self, text};
 use crate::error::{Error, Result};
 use crate::services::Handle;
@@ -89,5 +90,8 @@ async fn archived(state: &State, run: &runs::Run, workflow: &Value, node_id: &st
             format!("{}/{name}/{node_id}/{}", archive.prefix, archive.file)
         }
     };
-    Ok(Body::from(artifacts::bytes(&state.settings.objects, &key).await?))
+    let object = artifacts::bytes(&state.settings.objects, &key).await?;
+    let failed = |error: String| Error::internal(format!("cannot read the archived log of {node_id}"), error);
+    let shown = tokio::task::spawn_blocking(move || logs::plain(&object)).await;
+    Ok(Body::from(shown.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?))
 }

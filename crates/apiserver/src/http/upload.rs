@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use axum::extract::{Query, Request, State as Extract};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::{StatusCode, header};
 use kfp_compiler::package::MAX_BYTES;
-use serde_json::Value;
 use tonic::Code;
 
-use super::{State, failure, failure_with, json};
+use super::{State, failure, failure_with};
 use crate::error::{Error, Result};
 use crate::metrics::{UPLOAD, UPLOAD_VERSION};
 use crate::services::pipelines::{Draft, Service, shown, shown_version};
@@ -99,23 +98,21 @@ fn refuse(error: &Error, terse: &str) -> Response {
     }
 }
 
+/// An answer as REST gives it.
 fn shown_json<T: prost::Message + prost::Name>(message: &T) -> Response {
-    match dynamic(message) {
-        Ok(value) => json(StatusCode::OK, &value),
-        Err(error) => failure(&error, "Failed to marshal the answer"),
+    let text = || {
+        let descriptor = kfp_proto::POOL.get_message_by_name(&T::full_name()).ok_or_else(|| T::full_name())?;
+        let mut dynamic = prost_reflect::DynamicMessage::new(descriptor);
+        dynamic.transcode_from(message).map_err(|error| error.to_string())?;
+        kfp_rest::to_vec(&dynamic).map_err(|error| error.to_string())
+    };
+    match text() {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(cause) => {
+            let error = Error::internal("Failed to marshal the answer", cause);
+            failure(&error, "Failed to marshal the answer")
+        }
     }
-}
-
-/// Canonical JSON with proto field names, as REST answers have.
-fn dynamic<T: prost::Message + prost::Name>(message: &T) -> Result<Value> {
-    let broken = |error: String| Error::internal("Failed to marshal the answer", error);
-    let descriptor = kfp_proto::POOL
-        .get_message_by_name(&T::full_name())
-        .ok_or_else(|| broken(format!("no descriptor of {}", T::full_name())))?;
-    let mut dynamic = prost_reflect::DynamicMessage::new(descriptor);
-    dynamic.transcode_from(message).map_err(|error| broken(error.to_string()))?;
-    let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
-    dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| broken(error.to_string()))
 }
 
 /// Stores a new pipeline with its first version; v2beta1.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
+use crate::domain::plugins::Limits;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::store::filter::Generation;
@@ -48,6 +49,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Address of the visualization server.
     pub visualizations: Option<String>,
+    /// Limits of what plugins are given.
+    pub plugins: Limits,
 }
 
 impl App {
@@ -113,16 +116,6 @@ fn runtime_config(runtime: &str, v1: &str, root: &str) -> Option<v2::RuntimeConf
     }
     let parameters = parameters.iter().map(|(name, value)| (name.clone(), kfp_core::ir::from_json(value))).collect();
     Some(v2::RuntimeConfig { parameters, pipeline_root: root.to_owned() })
-}
-
-/// `plugins_input` as stored.
-fn plugins_json(plugins: &std::collections::BTreeMap<String, prost_types::Struct>) -> String {
-    if plugins.is_empty() {
-        return String::new();
-    }
-    let fields: serde_json::Map<String, serde_json::Value> =
-        plugins.iter().map(|(name, value)| (name.clone(), kfp_core::ir::struct_to_json(value))).collect();
-    serde_json::Value::Object(fields).to_string()
 }
 
 /// `plugins_input` as shown; damaged text shows nothing.

@@ -260,8 +260,8 @@ impl Service {
 
     async fn create_another(&self, request: v2::CreatePipelineVersionRequest) -> Result<v2::PipelineVersion> {
         let given = request.pipeline_version.ok_or_else(no_version)?;
-        // Both have to be there.
-        let parent = if request.pipeline_id.is_empty() { "" } else { given.pipeline_id.as_str() };
+        // Both have to be there; the one in the path counts.
+        let parent = if given.pipeline_id.is_empty() { "" } else { request.pipeline_id.as_str() };
         let draft = Draft {
             name: given.name,
             display_name: given.display_name,

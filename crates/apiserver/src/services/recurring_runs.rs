@@ -6,9 +6,7 @@ use v2::recurring_run_service_server::RecurringRunService;
 
 use super::schedules::{Draft, cron_trigger, kube_error, periodic_trigger};
 use super::sources::{Inline, Origin};
-use super::{
-    Answer, Handle, answer, paging, parameters_json, plugins_json, plugins_shown, required, runtime_config, shown_spec,
-};
+use super::{Answer, Handle, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec};
 use crate::domain::nodes::text;
 use crate::domain::state::timestamp;
 use crate::error::{Error, Result, Wrap as _};
@@ -127,7 +125,7 @@ impl Service {
             origin: origin(given.pipeline_source),
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
-            plugins_input: plugins_json(&given.plugins_input),
+            plugins_input: self.0.plugins.stored(&given.plugins_input)?,
             ..Draft::default()
         };
         let (job, specs) = self.schedule(draft).await?;

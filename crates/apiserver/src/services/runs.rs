@@ -9,8 +9,7 @@ use v2::run_service_server::RunService;
 use super::launch::Draft;
 use super::sources::{Inline, Origin};
 use super::{
-    Answer, Handle, answer, paging, parameters_json, plugins_json, plugins_shown, required, runtime_config, shown_spec,
-    to_the_end,
+    Answer, Handle, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec, to_the_end,
 };
 use crate::domain::state::{State, Storage, timestamp};
 use crate::error::{Error, Result, Wrap as _};
@@ -136,7 +135,7 @@ impl Service {
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
             scheduled_at: given.scheduled_at.map_or(0, |time| time.seconds),
-            plugins_input: plugins_json(&given.plugins_input),
+            plugins_input: self.0.plugins.stored(&given.plugins_input)?,
             ..Draft::default()
         };
         let run = self.launch(draft).await?;

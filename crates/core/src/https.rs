@@ -3,6 +3,8 @@
 //! reqwest is not used here because its TLS needs either a second crypto library or a process-wide provider, and the
 //! launcher has to stay small: its binary is copied into every pod.
 
+mod proxy;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,6 +25,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::time::Sleep;
+
+use proxy::Proxies;
 
 /// How long a connection may take to be made, TLS handshake aside.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,8 +81,9 @@ pub struct Tls {
 /// A client that keeps connections and is cheap to clone.
 #[derive(Clone)]
 pub struct Client<B> {
-    inner: legacy::Client<HttpsConnector<HttpConnector>, B>,
+    inner: legacy::Client<HttpsConnector<proxy::Connector>, B>,
     timeout: Duration,
+    proxies: Proxies,
 }
 
 impl<B> std::fmt::Debug for Client<B> {
@@ -94,12 +99,13 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// A client for servers reached with `https` or `http`; no connection is made yet. `timeout` bounds the time from
-    /// the start of a request to the head of its answer, and then every pause in the answer's body.
+    /// the start of a request to the head of its answer, and then every pause in the answer's body. Proxies are those of
+    /// the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`); the own machine needs none.
     ///
     /// # Errors
     /// [`Error::Tls`] when a certificate or key cannot be read.
     pub fn new(tls: &Tls, timeout: Duration) -> Result<Self, Error> {
-        Ok(Self::with_config(config(tls)?, timeout))
+        Self::with_proxies(tls, timeout, Proxies::from_env())
     }
 
     /// A client for plain `http` only, which does not read the system's certificates (some milliseconds).
@@ -110,30 +116,33 @@ where
         Self::new(&Tls { only_extra: true, ..Tls::default() }, timeout)
     }
 
-    fn with_config(config: ClientConfig, timeout: Duration) -> Self {
+    fn with_proxies(tls: &Tls, timeout: Duration, proxies: Proxies) -> Result<Self, Error> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config)
+            .with_tls_config(config(tls)?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(proxy::Connector::new(tcp, proxies.clone()));
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(4)
             .build(connector);
-        Self { inner, timeout }
+        Ok(Self { inner, timeout, proxies })
     }
 
     /// Sends one request; status codes are the caller's business.
     ///
     /// # Errors
     /// [`Error::Connect`], [`Error::Broken`] or [`Error::Timeout`].
-    pub async fn send(&self, request: Request<B>) -> Result<Response<IdleLimited<Incoming>>, Error> {
+    pub async fn send(&self, mut request: Request<B>) -> Result<Response<IdleLimited<Incoming>>, Error> {
         let host = host(request.uri());
+        if let Some(authorization) = self.proxies.authorization(request.uri()) {
+            request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
+        }
         match tokio::time::timeout(self.timeout, self.inner.request(request)).await {
             Err(_) => Err(Error::Timeout { host, after: self.timeout }),
             Ok(Ok(response)) => {

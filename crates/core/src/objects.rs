@@ -1,6 +1,8 @@
 //! Object stores: artifact URIs, the session information that travels through ML Metadata, local paths in a task's
 //! container, and transfers of files and directories with bounded memory.
 
+#[cfg(feature = "azure")]
+mod azure;
 mod download;
 mod error;
 #[cfg(feature = "gcs")]
@@ -13,7 +15,7 @@ mod providers;
 mod remote;
 #[cfg(feature = "s3")]
 mod s3;
-#[cfg(any(feature = "s3", feature = "gcs"))]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod service;
 mod session;
 mod store;

@@ -7,6 +7,7 @@ use kfp_core::mlmd::{self, Execution, NewExecution, Run, State, names};
 use kfp_proto::ml_metadata::Value as Property;
 use kfp_proto::ml_pipelines::ExecutorInput;
 use kfp_proto::ml_pipelines::parameter_type::ParameterTypeEnum;
+use prost::Message as _;
 
 use crate::cache::{self, Reusable};
 use crate::pod::{self, Pod};
@@ -201,7 +202,27 @@ async fn patch(
     if fill_task_config(request, &pod, &mut input) {
         pod.command = pod::launcher(request, container, execution.id(), &input);
     }
+    check_length(&pod.command, &input)?;
     Ok(pod.to_json())
+}
+
+/// The longest argument that Linux passes to a program, the final zero included (32 pages).
+const MAX_ARGUMENT: usize = 128 << 10;
+
+/// The inputs travel as one argument. Too long ones would end in an error of Kubernetes or of the kernel that names
+/// neither the task's input nor the remedy.
+fn check_length(command: &[String], input: &ExecutorInput) -> Result<(), Error> {
+    let Some(length) = command.iter().map(String::len).max().filter(|length| *length >= MAX_ARGUMENT) else {
+        return Ok(());
+    };
+    let values = input.inputs.iter().flat_map(|inputs| &inputs.parameter_values);
+    let sizes = values.map(|(name, value)| (value.encoded_len(), name));
+    let largest = sizes.max().map_or(String::new(), |(size, name)| format!(", of which {name:?} has about {size}"));
+    Err(Error::Inputs(format!(
+        "the input parameters are too long: {length} bytes as a program's argument{largest}; Linux allows {}. Pass large \
+         values as artifacts (dsl.Input[dsl.Artifact])",
+        MAX_ARGUMENT - 1
+    )))
 }
 
 fn fill_task_config(request: &Request, pod: &Pod, input: &mut ExecutorInput) -> bool {

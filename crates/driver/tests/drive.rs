@@ -547,6 +547,20 @@ async fn a_driver_that_fails_late_leaves_a_failed_execution() {
 }
 
 #[tokio::test]
+async fn inputs_that_fit_no_command_line_are_named() {
+    let world = World::new().await;
+    let root = world.root(json!({"small": "x", "big": "y".repeat(200_000)})).await;
+    let inputs = json!({"parameters": {"s": from_component("small"), "b": from_component("big")}});
+    let component = definitions(json!({"s": kind("STRING"), "b": kind("STRING")}));
+    let error = world.container(root, "t", json!({"inputs": inputs}), component).await.unwrap_err().to_string();
+    assert!(error.contains("the input parameters are too long: 200"), "{error}");
+    assert!(
+        error.contains(", of which \"b\" has about 200004; Linux allows 131071. Pass large values as artifacts"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn kubernetes_settings_reach_the_pod() {
     let world = World::new().await;
     let root =

@@ -220,7 +220,7 @@ fn fill(value: Value, placeholders: &Placeholders<'_>, inputs: &Map<String, Valu
 /// no session.
 fn session(uri: &str, title: &str) -> Result<Option<Session>, Error> {
     match uri.split_once("://").map(|(scheme, _)| scheme) {
-        Some(scheme @ ("gs" | "s3" | "minio" | "mem")) => Ok(Some(Session::from_env(scheme))),
+        Some(scheme @ ("gs" | "s3" | "minio" | "mem" | "azblob")) => Ok(Some(Session::from_env(scheme))),
         Some("oci") if title != "system.Model" => {
             Err(Error::Importer(format!("the {title} artifact type does not support OCI registries")))
         }

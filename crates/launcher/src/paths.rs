@@ -66,9 +66,6 @@ impl Paths {
     /// The ExecutorInput as the user's program gets it.
     #[must_use]
     pub fn for_user(&self, mut input: Value) -> Value {
-        if self.root.is_none() {
-            return input;
-        }
         for group in ["inputs", "outputs"] {
             // Not by indexing, which would insert what is missing.
             let lists = input.pointer_mut(&format!("/{group}/artifacts")).and_then(Value::as_object_mut);
@@ -101,7 +98,13 @@ impl Paths {
         let Ok(parsed) = serde_json::from_value::<Artifact>(artifact.clone()) else { return };
         let Some(path) = self.artifact(&parsed) else { return };
         let path = json!(path.to_string_lossy());
-        if let Some(object) = artifact.as_object_mut() {
+        let Some(object) = artifact.as_object_mut() else { return };
+        if self.root.is_none() {
+            // The SDK knows no path for this scheme.
+            if parsed.uri.starts_with("azblob://") {
+                object.insert("customPath".into(), path);
+            }
+        } else {
             object.insert("uri".into(), path.clone());
             object.insert("customPath".into(), path);
             if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {

@@ -111,7 +111,7 @@ impl Error {
 }
 
 /// No connection, or it broke.
-#[cfg(any(feature = "s3", feature = "gcs"))]
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn no_answer(error: &(dyn std::error::Error + 'static)) -> bool {
     use object_store::client::HttpErrorKind as Kind;
     std::iter::successors(Some(error), |error| error.source())
@@ -120,7 +120,7 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Without a client for services there is no connection that could break.
-#[cfg(not(any(feature = "s3", feature = "gcs")))]
+#[cfg(not(any(feature = "s3", feature = "gcs", feature = "azure")))]
 fn no_answer(_: &(dyn std::error::Error + 'static)) -> bool {
     false
 }

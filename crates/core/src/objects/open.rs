@@ -42,6 +42,8 @@ impl Opener {
             "s3" | "minio" => Ok(super::s3::open(&uri, session, &self.authorities).await?.with_patience(self.patience)),
             #[cfg(feature = "gcs")]
             "gs" => Ok(super::gcs::open(&uri, session, &self.authorities).await?.with_patience(self.patience)),
+            #[cfg(feature = "azure")]
+            "azblob" => Ok(super::azure::open(&uri, session, &self.authorities).await?.with_patience(self.patience)),
             other => {
                 let _ = session;
                 Err(Error::NotBuilt(other.to_owned()))

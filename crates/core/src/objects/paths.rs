@@ -7,6 +7,7 @@ pub const WORKSPACE: &str = "/kfp-workspace";
 
 /// The absolute path of an artifact in the container: `/gcs`, `/minio` and `/s3` followed by bucket and key, and
 /// `/oci/<image with / as _>/models` for images. `None` for every other scheme, which has no local form.
+/// Azure's, which upstream does not have, go where a pod without a directory for them can write.
 #[must_use]
 pub fn local_path(uri: &str) -> Option<PathBuf> {
     let (scheme, rest) = uri.split_once("://")?;
@@ -17,6 +18,7 @@ pub fn local_path(uri: &str) -> Option<PathBuf> {
         "gs" => format!("/gcs/{rest}"),
         "minio" => format!("/minio/{rest}"),
         "s3" => format!("/s3/{rest}"),
+        "azblob" => format!("/tmp/kfp/azblob/{rest}"),
         "oci" => format!("/oci/{}/models", rest.replace('/', "_")),
         _ => return None,
     }))
@@ -42,6 +44,7 @@ mod tests {
     fn local_forms() {
         for (uri, path) in [
             ("gs://b/k/x", Some("/gcs/b/k/x")),
+            ("azblob://container/k", Some("/tmp/kfp/azblob/container/k")),
             ("minio://b/k", Some("/minio/b/k")),
             ("s3://b/k", Some("/s3/b/k")),
             ("oci://quay.io/org/model:1", Some("/oci/quay.io_org_model:1/models")),

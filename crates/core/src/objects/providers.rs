@@ -68,6 +68,8 @@ impl LauncherConfig {
         match uri.scheme.as_str() {
             "minio" | "s3" => s3(&uri, decode(block)?),
             "gs" => gcs(&uri, decode(block)?),
+            // Upstream knows no such provider, so there are no settings to follow.
+            "azblob" => Ok(Session::from_env("azblob")),
             other => Err(ProviderError::Unsupported(other.to_owned())),
         }
     }

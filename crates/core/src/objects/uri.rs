@@ -44,7 +44,7 @@ impl Uri {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (bucket, key) = match scheme {
             "file" => ("", rest.strip_prefix('/').ok_or_else(format)?),
-            "gs" | "s3" | "minio" | "mem" => {
+            "gs" | "s3" | "minio" | "mem" | "azblob" => {
                 // Upstream accepts a third slash before the bucket.
                 let rest = rest.strip_prefix('/').unwrap_or(rest);
                 rest.split_once('/').unwrap_or((rest, ""))

@@ -131,7 +131,11 @@ fn percent(text: &str) -> String {
 
 /// A server on a free port.
 pub async fn listen() -> (Arc<Mutex<State>>, std::net::SocketAddr) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listen_on("127.0.0.1:0").await
+}
+
+pub async fn listen_on(address: &str) -> (Arc<Mutex<State>>, std::net::SocketAddr) {
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     let state = Arc::new(Mutex::new(State::default()));
     let shared = state.clone();

@@ -259,6 +259,9 @@ fn process(
             read_only: m.read_only,
         }));
     } else {
+        let data = Bind { source: kubelet.dirs.data.clone(), target: kubelet.dirs.data.clone(), read_only: false };
+        binds.push(data);
+        binds.extend(kubelet.dirs.common.iter().filter(|bind| !bind.read_only).cloned());
         link_mounts(root, mounts)?;
         for word in &mut argv {
             *word = paths.rewrite(word);

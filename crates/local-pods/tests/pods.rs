@@ -49,6 +49,7 @@ both! {
     succeeds_with_kubernetes_shaped_status => status;
     outputs_become_an_annotation => outputs;
     pods_do_not_see_each_others_files => private_files;
+    nothing_is_written_outside => outside;
     launcher_is_copied_and_runs => launcher;
     environment_and_volumes_arrive => environment;
     exit_codes_and_signals_are_reported => exit_codes;
@@ -409,6 +410,27 @@ async fn private_files(mode: Isolation) {
     assert!(!std::path::Path::new("/tmp/same").exists() && !std::path::Path::new("/minio/b/k").exists());
     let pods = bench.dir.join("data/pods");
     eventually("scratch ends with its pod", || std::fs::read_dir(&pods).is_ok_and(|left| left.count() == 0)).await;
+    bench.stop().await;
+}
+
+async fn outside(mode: Isolation) {
+    let bench = Bench::start(mode).await;
+    let version = "import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1))";
+    let landlock = std::process::Command::new("python3").args(["-c", version]).output().unwrap();
+    let landlock: i32 = String::from_utf8(landlock.stdout).unwrap().trim().parse().unwrap();
+    if mode == Isolation::Mapped && landlock < 2 {
+        eprintln!("the kernel has no Landlock for this user: not tested");
+        return bench.stop().await;
+    }
+    // Put together by the program, so that no mapping of paths finds it.
+    let name = format!("kfp-outside-{}-{}", std::process::id(), u8::from(mode == Isolation::Mapped));
+    let text = format!(
+        "d=/t; echo mine >/tmp/ours; mkdir a b; echo x >a/f && mv a/f b/ && cat b/f; cat /tmp/ours; echo x >${{d}}mp/{name}; echo x >/dev/null && echo end"
+    );
+    let (_, log) = bench.sh("task", &text).await;
+    assert!(log.starts_with("x\nmine\n") && log.ends_with("end\n"), "{log}");
+    assert_eq!(log.to_lowercase().contains("permission denied"), mode == Isolation::Mapped, "{log}");
+    assert!(!std::path::Path::new("/tmp").join(&name).exists());
     bench.stop().await;
 }
 

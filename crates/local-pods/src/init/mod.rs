@@ -10,12 +10,14 @@
 //!    of its own, passes signals on, reaps whatever is left to it, and ends with the command's
 //!    exit code. With it the kernel ends every process of the container.
 //!
-//! Without namespaces the outer process does both jobs as a child subreaper.
+//! Without namespaces the outer process does both jobs as a child subreaper; the kernel's Landlock, where there is
+//! one, keeps the container from writing outside its places.
 //!
 //! Standard output is the container's log. Standard error of outer and inner is a channel to the
 //! server: what is written there explains why a container could not start; the command itself gets
 //! standard output as its standard error.
 
+mod confine;
 mod mounts;
 mod reap;
 pub(crate) mod result;
@@ -55,7 +57,7 @@ pub(crate) struct Spec {
     pub(crate) server: u32,
     /// The pod's private root directory on the host.
     pub(crate) root: PathBuf,
-    /// Mounts below the private root, in order.
+    /// Mounts below the private root, in order; without namespaces the places that may be written.
     pub(crate) binds: Vec<Bind>,
     /// Name of the machine inside.
     pub(crate) hostname: String,
@@ -162,6 +164,8 @@ fn outer_plain(spec: &Spec) -> Step<i32> {
     die_with_server(spec, Signal::SIGTERM)?;
     prctl::set_child_subreaper(true).map_err(failed("become the reaper"))?;
     enter_directory(spec)?;
+    let writable = spec.binds.iter().filter(|bind| !bind.read_only).map(|bind| &bind.source);
+    confine::writes(writable).map_err(|message| (SETUP_FAILED, message))?;
     let mask = reap::block().map_err(failed("block signals"))?;
     let (child, copying) =
         start(&mask, &spec.argv, Some(&spec.env), spec.result.is_some()).map_err(|e| start_error(&spec.argv, &e))?;

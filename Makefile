@@ -12,7 +12,7 @@ DEMO ?=
 UP ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster bench-controllers bench-local bench-compiler bench-launcher fuzz-compiler dist clean help
+.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster bench-controllers bench-local bench-compiler bench-launcher fuzz-compiler fuzz-api dist clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -56,6 +56,9 @@ bench-controllers: ## The two controllers with 10,000 objects each: punctuality,
 fuzz-compiler: ## Feed the compiler random files for ten minutes; needs cargo-fuzz and a C++ compiler
 	mkdir -p crates/compiler/fuzz/corpus
 	cd crates/compiler && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none package fuzz/corpus ../../tests/pipelines -- -dict=fuzz/tokens.dict -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=30
+
+fuzz-api: ## Feed transcoder, filters and page tokens random input for ten minutes each; needs cargo-fuzz and a C++ compiler
+	for target in transcoder lists; do (cd crates/apiserver && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -timeout=30) || exit 1; done
 
 bench-compiler: ## Time and peak memory of the compiler
 	$(CARGO) bench --locked -p kfp-compiler --bench compile

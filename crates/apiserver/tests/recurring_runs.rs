@@ -105,3 +105,17 @@ async fn wrong_schedules_are_refused() {
     assert_eq!(quiet["trigger"], json!({}));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn times_that_go_clients_leave_out_are_no_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let zero = "0001-01-01T00:00:00.000Z";
+    let trigger = json!({"periodic_schedule": {"interval_second": "60", "start_time": zero, "end_time": zero}});
+    let made = server.post("/apis/v2beta1/recurringruns", body(trigger)).await.ok();
+    assert_eq!(made["trigger"], json!({"periodic_schedule": {"interval_second": "60"}}));
+    let key = format!("scheduledworkflows/{}", server.kube.names("scheduledworkflows")[0]);
+    let object = server.kube.get(&key).unwrap();
+    assert_eq!(object["spec"]["trigger"], json!({"periodicSchedule": {"intervalSecond": 60}}));
+    server.stop().await;
+}

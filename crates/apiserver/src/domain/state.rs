@@ -201,6 +201,12 @@ pub fn timestamp(seconds: i64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: if seconds == GO_ZERO_TIME { 0 } else { seconds }, nanos: 0 }
 }
 
+/// Whether a time was given: clients written in Go send the year 1 for times that they leave out.
+#[must_use]
+pub fn is_given(seconds: i64) -> bool {
+    seconds != 0 && seconds != GO_ZERO_TIME
+}
+
 /// Unix seconds of 0001-01-01T00:00:00Z, which upstream stores for node times that are not set.
 pub const GO_ZERO_TIME: i64 = -62_135_596_800;
 

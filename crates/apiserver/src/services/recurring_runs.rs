@@ -8,7 +8,7 @@ use super::schedules::{Draft, cron_trigger, kube_error, periodic_trigger};
 use super::sources::{Inline, Origin};
 use super::{Answer, Handle, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec};
 use crate::domain::nodes::text;
-use crate::domain::state::timestamp;
+use crate::domain::state::{is_given, timestamp};
 use crate::error::{Error, Result, Wrap as _};
 use crate::store::list::Page;
 use crate::store::specs::Specs;
@@ -47,14 +47,14 @@ fn trigger_shown(trigger: jobs::Trigger) -> v2::Trigger {
     use v2::trigger::Trigger as T;
     let inner = if !trigger.cron.is_empty() {
         Some(T::CronSchedule(v2::CronSchedule {
-            start_time: trigger.cron_start.map(timestamp),
-            end_time: trigger.cron_end.map(timestamp),
+            start_time: trigger.cron_start.filter(|at| is_given(*at)).map(timestamp),
+            end_time: trigger.cron_end.filter(|at| is_given(*at)).map(timestamp),
             cron: trigger.cron,
         }))
     } else if trigger.interval > 0 {
         Some(T::PeriodicSchedule(v2::PeriodicSchedule {
-            start_time: trigger.periodic_start.map(timestamp),
-            end_time: trigger.periodic_end.map(timestamp),
+            start_time: trigger.periodic_start.filter(|at| is_given(*at)).map(timestamp),
+            end_time: trigger.periodic_end.filter(|at| is_given(*at)).map(timestamp),
             interval_second: trigger.interval,
         }))
     } else {

@@ -8,7 +8,7 @@ use super::{Answer, Handle, answer, new_id};
 use crate::domain::nodes::{self, meta, seconds, text};
 use crate::domain::retry::{GENERATION, PERSISTED};
 use crate::domain::slim;
-use crate::domain::state::{History, State, Storage};
+use crate::domain::state::{History, State, Storage, is_given};
 use crate::error::{Error, Result};
 use crate::metrics::WORKFLOW_GC;
 use crate::store::{experiments, jobs, now, runs, tasks};
@@ -313,7 +313,7 @@ impl Service {
 
 fn schedule_report(schedule: &Value) -> Result<jobs::Report> {
     let spec = &schedule["spec"];
-    let time = |pointer: &str| spec.pointer(pointer).filter(|value| value.is_string()).map(seconds);
+    let time = |pointer: &str| spec.pointer(pointer).map(seconds).filter(|seconds| is_given(*seconds));
     let conditions = schedule["status"]["conditions"].as_array().and_then(|list| list.last());
     let condition = conditions.map_or("", |last| text(last, "/type")).to_uppercase();
     let mut report = jobs::Report {

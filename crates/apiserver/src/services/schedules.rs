@@ -8,6 +8,7 @@ use super::sources::{self, Origin, Source};
 use super::to_the_end;
 use crate::domain::names;
 use crate::domain::nodes::text;
+use crate::domain::state::is_given;
 use crate::error::{Error, Result, Wrap as _};
 use crate::store::specs::Specs;
 use crate::store::{experiments, jobs, now};
@@ -55,7 +56,7 @@ pub struct Draft {
 type Limits = (Option<prost_types::Timestamp>, Option<prost_types::Timestamp>);
 
 fn seconds(time: Option<prost_types::Timestamp>) -> Option<i64> {
-    time.map(|time| time.seconds).filter(|seconds| *seconds != 0)
+    time.map(|time| time.seconds).filter(|seconds| is_given(*seconds))
 }
 
 /// A trigger that fires by a cron text.
@@ -91,7 +92,7 @@ pub fn periodic_trigger((start, end): Limits, interval: i64) -> Result<jobs::Tri
 
 fn trigger_json(trigger: &jobs::Trigger) -> Value {
     let time = |seconds: Option<i64>| {
-        let time = chrono::DateTime::from_timestamp(seconds?, 0)?;
+        let time = chrono::DateTime::from_timestamp(seconds.filter(|seconds| is_given(*seconds))?, 0)?;
         Some(time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
     };
     let mut schedule = Map::new();

@@ -5,7 +5,7 @@ use api::{Relationship, ResourceType};
 use kfp_proto::api;
 
 use super::{origin, paging, referenced, references, scope, shown_pipeline, stored_config, stored_parameters};
-use crate::domain::state::timestamp;
+use crate::domain::state::{is_given, timestamp};
 use crate::error::{Error, Result, Wrap as _};
 use crate::services::recurring_runs::Service;
 use crate::services::schedules::{Draft, cron_trigger, periodic_trigger};
@@ -27,14 +27,14 @@ fn trigger_shown(trigger: &jobs::Trigger) -> Option<api::Trigger> {
     use api::trigger::Trigger as T;
     let inner = if !trigger.cron.is_empty() {
         T::CronSchedule(api::CronSchedule {
-            start_time: trigger.cron_start.map(timestamp),
-            end_time: trigger.cron_end.map(timestamp),
+            start_time: trigger.cron_start.filter(|at| is_given(*at)).map(timestamp),
+            end_time: trigger.cron_end.filter(|at| is_given(*at)).map(timestamp),
             cron: trigger.cron.clone(),
         })
     } else if trigger.interval > 0 {
         T::PeriodicSchedule(api::PeriodicSchedule {
-            start_time: trigger.periodic_start.map(timestamp),
-            end_time: trigger.periodic_end.map(timestamp),
+            start_time: trigger.periodic_start.filter(|at| is_given(*at)).map(timestamp),
+            end_time: trigger.periodic_end.filter(|at| is_given(*at)).map(timestamp),
             interval_second: trigger.interval,
         })
     } else {

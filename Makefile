@@ -10,9 +10,10 @@ PROGRAMS := --bin kfp-local --bin kfp-pod-init --bin launcher-v2 --bin kfp-compi
 ALL := --bin apiserver --bin persistence_agent --bin controller --bin driver --bin kfp-metadata
 DEMO ?=
 UP ?=
+BENCH ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster bench-controllers bench-local bench-compiler bench-launcher fuzz-compiler fuzz-api dist clean help
+.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster bench-controllers bench-api bench-local bench-compiler bench-launcher fuzz-compiler fuzz-api dist clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -73,6 +74,9 @@ lint: ## Formatting and clippy
 
 bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside kfp.local's SubprocessRunner
 	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py
+
+bench-api: ## Lists and reads over 200,000 runs on each database; BENCH="sqlite --runs 1000000" chooses others
+	$(CARGO) run --locked --release -p kfp-apiserver --example bench_api -- $(BENCH)
 
 dist: $(TARGET)/dist/launcher-v2 ## Small, optimised programs for images; the launcher, which runs in users' images, is static
 	$(CARGO) build --locked --profile dist $(subst --bin launcher-v2,,$(PROGRAMS)) $(ALL)

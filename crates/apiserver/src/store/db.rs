@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
 use super::engine::{Done, Fault, Raw, fault};
+use super::filter::Predicate;
 pub use super::row::{Cursor, Row};
 use super::sql::{Change, Dialect, Sql};
 use super::totals::Totals;
@@ -18,6 +19,9 @@ use crate::error::{Error, Result};
 const ATTEMPTS: u32 = 5;
 /// Pause before the first new start; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a total is believed where other servers may share the database.
+const BELIEVED: Duration = Duration::from_secs(1);
 
 /// Connections that read on snapshots, and connections that write.
 #[derive(Debug)]
@@ -47,7 +51,9 @@ pub struct Db(Arc<Inner>);
 
 impl Db {
     pub(super) fn new(connections: Connections) -> Self {
-        Db(Arc::new(Inner { connections, totals: Totals::default(), statements: AtomicU64::new(0) }))
+        // A file has one server.
+        let believed = if matches!(connections, Connections::Sqlite(_)) { Duration::MAX } else { BELIEVED };
+        Db(Arc::new(Inner { connections, totals: Totals::new(believed), statements: AtomicU64::new(0) }))
     }
 
     /// The dialect its statements are written in.
@@ -192,7 +198,7 @@ impl Tx {
             self.db.0.statements.fetch_add(1, Ordering::Relaxed);
             let error = match self.raw.run(&sql).await {
                 Ok(done) => {
-                    if matches!(sql.change(), Change::Insert(_)) && done.matched == 0 {
+                    if matches!(sql.change(), Change::Insert(..)) && done.matched == 0 {
                         return Err(Failure::Duplicate);
                     }
                     if *sql.change() != Change::None {
@@ -283,20 +289,19 @@ impl Tx {
         self.rows(sql).await?.first().map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The number of rows that a list has in all; `columns` are those that decide which rows these are.
+    /// The number of rows that a list has in all; `sql` counts those that fulfil the conditions.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn total(&mut self, table: &'static str, columns: &[&str], sql: Sql) -> Result<i64> {
+    pub async fn total(&mut self, table: &'static str, conditions: Vec<Predicate>, sql: Sql) -> Result<i64> {
         if self.writes {
             return self.number(sql).await;
         }
         if let Some(total) = self.db.0.totals.get(&sql) {
             return Ok(total);
         }
-        let key = sql.clone();
-        let total = self.number(sql).await?;
-        self.db.0.totals.put(key, table, columns, total, self.version);
+        let total = self.number(sql.clone()).await?;
+        self.db.0.totals.put(&sql, table, conditions, total, self.version);
         Ok(total)
     }
 
@@ -305,9 +310,10 @@ impl Tx {
     /// # Errors
     /// When the database fails. Nothing is changed then, except that nobody knows when the connection is lost just here.
     pub async fn commit(self) -> Result<()> {
-        let done = self.raw.commit().await;
-        self.db.0.totals.changed(&self.changes);
-        Ok(done?)
+        let commit = self.db.0.totals.committing(self.changes);
+        self.raw.commit().await?;
+        commit.finish();
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::db::{Row, Tx};
-use super::filter::{Filter, Generation, Predicate};
+use super::filter::{Filter, Generation, Operation, Predicate};
 use super::sql::{Dialect, Sql, Value};
 use crate::error::{Error, Result};
 
@@ -333,9 +333,12 @@ impl Options {
         if !self.tags.is_empty() {
             return tx.number(count).await;
         }
-        let columns = scope.iter().map(|(column, _)| *column);
-        let columns: Vec<&str> = columns.chain(self.filter.iter().map(|predicate| predicate.column.as_str())).collect();
-        tx.total(listable.table, &columns, count).await
+        let scope = scope.iter().map(|(column, value)| Predicate {
+            column: (*column).to_owned(),
+            operation: Operation::Eq,
+            values: vec![value.clone()],
+        });
+        tx.total(listable.table, scope.chain(self.filter.iter().cloned()).collect(), count).await
     }
 }
 

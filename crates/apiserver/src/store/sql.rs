@@ -89,13 +89,16 @@ impl Dialect {
     }
 }
 
+/// Longest text, in bytes, that is kept of an added row.
+const SHORT: usize = 255;
+
 /// What a statement does to which table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Only reads, or changes the schema.
     None,
-    /// Adds a row.
-    Insert(&'static str),
+    /// Adds a row; its long values are left out.
+    Insert(&'static str, Vec<(&'static str, Value)>),
     /// Sets columns of rows.
     Update(&'static str, Vec<&'static str>),
     /// Removes rows.
@@ -131,7 +134,8 @@ impl Sql {
     #[must_use]
     pub fn insert(dialect: Dialect, table: &'static str, row: Vec<(&'static str, Value)>) -> Self {
         let mut sql = Sql::new(dialect);
-        sql.change = Change::Insert(table);
+        let short = |value: &Value| !matches!(value, Value::Text(text) if text.len() > SHORT);
+        sql.change = Change::Insert(table, row.iter().filter(|(_, value)| short(value)).cloned().collect());
         let (names, values): (Vec<&str>, Vec<Value>) = row.into_iter().unzip();
         sql.push("INSERT INTO ").ident(table).push(" (").columns(&names).push(") VALUES (").binds(values).push(")");
         if dialect == Dialect::Postgres {

@@ -229,9 +229,9 @@ pub(super) const TABLES: &[Table] = &[
         ],
         foreign: &[],
         ours: &[
-            ("list_runs", &["CreatedAtInSec", "UUID", "StorageState"]),
-            ("list_runs_of_experiment", &["ExperimentUUID", "CreatedAtInSec", "UUID", "StorageState"]),
-            ("list_runs_of_namespace", &["Namespace", "CreatedAtInSec", "UUID", "StorageState"]),
+            ("list_runs", &["CreatedAtInSec", "UUID", "StorageState", "State"]),
+            ("list_runs_of_experiment", &["ExperimentUUID", "CreatedAtInSec", "UUID", "StorageState", "State"]),
+            ("list_runs_of_namespace", &["Namespace", "CreatedAtInSec", "UUID", "StorageState", "State"]),
             ("list_runs_by_name", &["DisplayName", "UUID", "StorageState"]),
             ("list_runs_of_experiment_by_name", &["ExperimentUUID", "DisplayName", "UUID", "StorageState"]),
             ("runs_of_job", &["JobUUID", "DisplayName"]),

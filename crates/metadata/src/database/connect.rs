@@ -52,7 +52,7 @@ fn sqlite(path: &Path) -> Result<Pools, Failure> {
     writer.pragma_update(None, "journal_mode", "wal")?;
     // One publication touches dozens of pages; the default folds the log, with two syncs, every 1000.
     writer.pragma_update(None, "wal_autocheckpoint", 16_000)?;
-    writer.pragma_update(None, "cache_size", -16_384)?;
+    writer.pragma_update(None, "cache_size", -4_096)?;
     let readers = (0..SQLITE_READERS).map(|_| {
         let reader = sqlite_connection(Some(path))?;
         reader.pragma_update(None, "query_only", true)?;

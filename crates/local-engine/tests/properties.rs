@@ -150,7 +150,7 @@ impl Sim {
             let effects = self.execution.run(self.now);
             self.check_phases();
             if write && let Some(changes) = self.execution.take_changes() {
-                self.before = std::mem::replace(&mut self.object, String::new());
+                self.before = std::mem::take(&mut self.object);
                 self.object = changes.into_edits().apply(&self.before).unwrap();
             }
             if effects.is_empty() {
@@ -201,7 +201,7 @@ impl Sim {
         let name = self.open[place].clone();
         self.now += Duration::seconds(1);
         let pod = self.pods.get_mut(&name).unwrap();
-        if choice % 2 == 0 && pod["status"]["phase"] != "Running" {
+        if choice.is_multiple_of(2) && pod["status"]["phase"] != "Running" {
             pod["status"] = json!({"phase": "Running"});
         } else {
             self.open.remove(place);

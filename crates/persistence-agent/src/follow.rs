@@ -183,6 +183,8 @@ pub struct Follower {
     queue: Queue<Key, State>,
     /// Workflows whose final state is not stored, with their runs.
     live: HashMap<Key, String>,
+    /// Workflows that are gone and whose end is not reported yet, with their runs.
+    ending: HashMap<Key, String>,
     /// The live ones that a list which is under way has not shown yet.
     unlisted: HashMap<Key, String>,
     /// When to look at the ones whose final state is stored, Unix seconds.
@@ -209,6 +211,7 @@ impl Follower {
             metrics,
             queue: Queue::new(ROOM),
             live: HashMap::new(),
+            ending: HashMap::new(),
             unlisted: HashMap::new(),
             expiring: Timers::default(),
         }
@@ -237,11 +240,23 @@ impl Follower {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let (mut live, mut ended) = self.watches();
         let mut reports: JoinSet<(Key, Option<State>, Outcome)> = JoinSet::new();
+        // One at a time, beside the reports: thousands may expire at once.
+        let mut reads: JoinSet<(Key, Result<Option<Object>, String>)> = JoinSet::new();
         loop {
             while reports.len() < self.workers {
                 let Some(Job { key, state }) = self.queue.next(Instant::now()) else { break };
-                let run_id = self.live.get(&key).cloned();
+                let run_id = self.live.get(&key).or_else(|| self.ending.get(&key)).cloned();
                 reports.spawn(self.worker.clone().work(key, state, run_id));
+            }
+            if reads.is_empty()
+                && !self.queue.is_full()
+                && let Some(key) = self.expiring.due(now())
+            {
+                let objects = self.worker.objects.clone();
+                reads.spawn(async move {
+                    let read = objects.get(&key).await;
+                    (key, read)
+                });
             }
             self.metrics.waiting(self.worker.kind, self.queue.len());
             let (retry, expiry) = (self.queue.wake(), self.expiring.first());
@@ -254,7 +269,11 @@ impl Follower {
                 Some(event) = live.next(), if !self.queue.is_full() => self.live_event(event),
                 Some(event) = ended.next() => self.ended_event(event),
                 () = sleep_until(retry), if reports.len() < self.workers => {}
-                () = sleep_until_time(expiry) => self.expire().await,
+                Some(read) = reads.join_next() => match read {
+                    Ok((key, read)) => self.expired(key, read),
+                    Err(error) => tracing::error!("a look-up stopped: {error}"),
+                },
+                () = sleep_until_time(expiry), if reads.is_empty() && !self.queue.is_full() => {}
             }
         }
         while reports.join_next().await.is_some() {}
@@ -262,6 +281,9 @@ impl Follower {
 
     fn reported(&mut self, key: &Key, state: Option<State>, outcome: Outcome) {
         let done = self.queue.done(key, state, outcome, Instant::now());
+        if !self.queue.has(key) {
+            self.ending.remove(key);
+        }
         self.metrics.reported(self.worker.kind, outcome, &done);
         // The first few are ordinary: a report may overtake the creation of its run.
         if done.failures >= LOUD_FAILURES {
@@ -302,6 +324,7 @@ impl Follower {
     fn gone(&mut self, key: Key, last: Option<Object>, run_id: String) {
         self.live.remove(&key);
         if !self.expiring.has(&key) {
+            self.ending.insert(key.clone(), run_id.clone());
             self.queue.put(key, State::Gone { last, run_id }, Instant::now());
         }
     }
@@ -322,10 +345,9 @@ impl Follower {
         }
     }
 
-    /// Looks at the next Workflow that may have expired.
-    async fn expire(&mut self) {
-        let Some(key) = self.expiring.due(now()) else { return };
-        match self.worker.objects.get(&key).await {
+    /// Decides about a Workflow that may have expired.
+    fn expired(&mut self, key: Key, read: Result<Option<Object>, String>) {
+        match read {
             Ok(Some(object)) if has(&object.metadata, FINAL_STATE) => {
                 match plan(&object.fields.finished_at, self.ttl, now()) {
                     Plan::Report => self.queue.put(key, State::Is(object), Instant::now()),

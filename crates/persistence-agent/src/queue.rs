@@ -161,6 +161,12 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
         self.held >= self.most
     }
 
+    /// Whether the object has a state that is not stored yet.
+    #[must_use]
+    pub fn has(&self, key: &K) -> bool {
+        self.slots.contains_key(key)
+    }
+
     /// Objects with a state that is not stored yet.
     #[must_use]
     pub fn len(&self) -> usize {

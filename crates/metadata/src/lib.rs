@@ -96,6 +96,9 @@ async fn open(storage: &Storage, retries: u32) -> Result<Database, Error> {
 async fn prepared(storage: &Storage) -> Result<Database, Failure> {
     let database = Database::open(storage).await?;
     while !database.write(Box::new(|tx| Box::pin(schema::prepare(tx)))).await? {}
+    if let Err(failure) = database.write(Box::new(|tx| Box::pin(schema::shorten_indexes(tx)))).await {
+        tracing::warn!("parameters of more than 2 KB may be refused, as an index cannot be replaced: {failure}");
+    }
     Ok(database)
 }
 

@@ -280,14 +280,22 @@ async fn version(tx: &mut Tx) -> Outcome<Option<i64>> {
     rows.first().map(|row| row.int(0)).transpose()
 }
 
-/// Indexes of long texts that were made without a prefix: PostgreSQL refuses rows that do not fit an index page, which
-/// a parameter of three kilobytes does not.
-async fn shorten_indexes(tx: &mut Tx) -> Outcome<()> {
+/// Replaces indexes of long texts that were made without a prefix: PostgreSQL refuses rows that do not fit an index
+/// page, which a parameter of three kilobytes does not.
+///
+/// # Errors
+/// The database's, for instance when the tables belong to somebody else.
+pub async fn shorten_indexes(tx: &mut Tx) -> Outcome<()> {
+    if tx.dialect() != Dialect::Postgres {
+        return Ok(());
+    }
+    tx.lock_schema().await?;
     let sql = "SELECT indexname::text, indexdef FROM pg_indexes WHERE schemaname = current_schema()";
     let rows = tx.query(sql, vec![]).await?;
     for index in indexes().into_iter().filter(|index| index.long) {
         for row in &rows {
-            if row.text(0)? == index.name && !row.text(1)?.contains("left(") && !row.text(1)?.contains("\"left\"(") {
+            let (name, definition) = (row.text(0)?, row.text(1)?);
+            if name == index.name && !definition.contains("left(") && !definition.contains("\"left\"(") {
                 tracing::info!(index = index.name, "indexing only the beginning of long texts from now on");
                 tx.execute(format!("DROP INDEX `{}`", index.name), vec![]).await?;
                 tx.execute(index.create(Dialect::Postgres), vec![]).await?;
@@ -320,9 +328,6 @@ async fn prepare_alone(tx: &mut Tx) -> Outcome<bool> {
                 "the metadata database has schema version {version}, this program needs {VERSION}; \
                  migrate it with upstream's metadata_store_server --enable_database_upgrade first"
             )));
-        }
-        if tx.dialect() == Dialect::Postgres {
-            shorten_indexes(tx).await?;
         }
         return Ok(true);
     }

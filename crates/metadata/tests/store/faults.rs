@@ -153,6 +153,27 @@ async fn an_index_that_refuses_long_parameters_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_of_somebody_else_are_used_as_they_are() {
+    let Some(database) = Engine::Postgres.shared() else { return };
+    let name = database.fresh_name();
+    Place::at(storage(database, &name)).serve().await.stop().await;
+    for statement in [
+        "DROP INDEX idx_artifact_uri",
+        "CREATE INDEX idx_artifact_uri ON Artifact (uri)",
+        "CREATE USER guest",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO guest",
+    ] {
+        database.execute(&name, statement);
+    }
+    let Storage::Postgres(mut remote) = storage(database, &name) else { return };
+    remote.user = "guest".to_owned();
+    let mut server = Place::at(Storage::Postgres(remote)).serve().await;
+    assert_eq!(suite::artifact_type(&mut server.client, "a").await, 10);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn text_is_stored_as_upstreams_client_does() {
     let Some(database) = Engine::MariaDb.shared() else { return };
     let name = database.fresh_name();

@@ -107,9 +107,11 @@ impl ApiError {
         let kind = if r.group.is_empty() { r.kind.to_string() } else { format!("{}.{}", r.kind, r.group) };
         let mut error = Self::on(422, "Invalid", r, name, format!("{kind} \"{name}\" is invalid: {field}: {why}"));
         error.details.insert("kind".into(), r.kind.into());
-        error
-            .details
-            .insert("causes".into(), json!([{ "reason": "FieldValueInvalid", "message": why, "field": field }]));
+        if name.is_empty() {
+            error.details.remove("name");
+        }
+        let reason = if why.starts_with("Required value") { "FieldValueRequired" } else { "FieldValueInvalid" };
+        error.details.insert("causes".into(), json!([{ "reason": reason, "message": why, "field": field }]));
         error
     }
 

@@ -16,6 +16,7 @@ use super::server::Context;
 use super::table::{Form, Meta, partial};
 use super::watching;
 use crate::ops::{Deleted, Scope, WriteOptions};
+use crate::resource::resources;
 use crate::store::Stored;
 use crate::{ApiError, Patch, Resource, Selectors, object};
 
@@ -41,11 +42,8 @@ pub(super) async fn handle(
     };
     let request = Request { context, r: target.resource, namespace: target.namespace, scope, headers, query };
     match (method.as_str(), target.name) {
-        ("GET" | "HEAD", Some(name)) if request.query.flag("watch")? => {
-            request.watch(Selectors::name(name).and(request.query.selectors()?))
-        }
         ("GET" | "HEAD", Some(name)) => request.get(&name),
-        ("GET" | "HEAD", None) if request.query.flag("watch")? => request.watch(request.query.selectors()?),
+        ("GET" | "HEAD", None) if request.query.flag("watch")? => request.watch(request.selectors()?),
         ("GET" | "HEAD", None) => request.list(),
         ("POST", None) => request.create(read_body(headers, body).await?).await,
         ("PUT", Some(name)) => request.replace(&name, read_body(headers, body).await?).await,
@@ -98,8 +96,10 @@ impl Request<'_> {
     }
 
     fn list(&self) -> Result<Response, ApiError> {
-        let selectors = self.query.selectors()?;
-        let limit = self.query.number("limit")?.filter(|limit| *limit > 0);
+        let selectors = self.selectors()?;
+        // Negative limits count as none, as in Kubernetes.
+        let negative = self.query.text("limit").is_some_and(|text| text.parse::<i64>().is_ok_and(|limit| limit < 0));
+        let limit = if negative { None } else { self.query.number("limit")?.filter(|limit| *limit > 0) };
         let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let token = self.query.text("continue").map(Token::decode).transpose()?;
         self.check_version()?;
@@ -123,6 +123,11 @@ impl Request<'_> {
 
     /// Refuses versions that cannot be served: there is only the current state.
     fn check_version(&self) -> Result<(), ApiError> {
+        if self.query.text("resourceVersionMatch").is_some() && self.query.text("resourceVersion").is_none() {
+            let why =
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided";
+            return Err(ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
+        }
         let Some(asked) = self.query.number("resourceVersion")? else { return Ok(()) };
         let current = self.context.cluster.shared().read().revision;
         if asked > current {
@@ -136,19 +141,64 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// The selectors; custom objects are selected by name and namespace only.
+    fn selectors(&self) -> Result<Selectors, ApiError> {
+        let fields = self.query.text("fieldSelector").unwrap_or_default().split(',').filter(|part| !part.is_empty());
+        for path in fields.filter_map(|part| part.split(['=', '!']).next()) {
+            if !self.r.native && !matches!(path, "metadata.name" | "metadata.namespace") {
+                return Err(ApiError::bad_request(format!("field label not supported: {path}")));
+            }
+        }
+        self.query.selectors()
+    }
+
+    /// Refuses custom objects that do not say what they are; Kubernetes fills that in for its own types only.
+    fn check_type(&self, body: &Value) -> Result<(), ApiError> {
+        let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (kind, version, expected) = (text("kind"), text("apiVersion"), self.r.api_version());
+        if self.r.native || !body.is_object() {
+            return Ok(());
+        }
+        if kind.is_empty() {
+            return Err(ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing",
+                self.r.kind
+            )));
+        }
+        if version != expected {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({expected})"
+            )));
+        }
+        if kind != self.r.kind {
+            let name = object::meta(body, "name").unwrap_or_default();
+            let why = format!("Invalid value: \"{kind}\": must be {}", self.r.kind);
+            return Err(ApiError::invalid(&self.r, name, "kind", &why));
+        }
+        Ok(())
+    }
+
     fn watch(&self, selectors: Selectors) -> Result<Response, ApiError> {
         watching::stream(self.context, &self.r, self.namespace.as_deref(), selectors, &self.query, self.form()?)
     }
 
     async fn create(&self, body: Value) -> Result<Response, ApiError> {
+        self.check_type(&body)?;
+        if object::meta(&body, "resourceVersion").is_some_and(|version| !version.is_empty()) {
+            return Err(ApiError::internal("resourceVersion should not be set on objects to be created"));
+        }
         let created = self.context.cluster.create_with(&self.r, self.place()?, body, self.options()?).await?;
         self.single(StatusCode::CREATED, &created)
     }
 
     async fn replace(&self, name: &str, body: Value) -> Result<Response, ApiError> {
-        if !self.r.native && object::meta(&body, "resourceVersion").is_none_or(str::is_empty) {
+        self.check_type(&body)?;
+        let conditional = !self.r.native || self.r == resources::LEASES;
+        if conditional && object::meta(&body, "resourceVersion").is_none_or(str::is_empty) {
             let why = "Invalid value: 0: must be specified for an update";
-            return Err(ApiError::invalid(&self.r, name, "metadata.resourceVersion", why));
+            // This one names the resource and not the kind.
+            let named = Resource { kind: self.r.plural, ..self.r };
+            return Err(ApiError::invalid(&named, name, "metadata.resourceVersion", why));
         }
         let updated = self.context.cluster.update_with(&self.r, self.place()?, name, body, self.options()?).await?;
         self.single(StatusCode::OK, &updated)
@@ -196,7 +246,7 @@ impl Request<'_> {
     async fn delete_all(&self, body: Value) -> Result<Response, ApiError> {
         let options = self.query.delete_options(&body)?;
         let cluster = &self.context.cluster;
-        let page = cluster.page(&self.r, self.namespace.as_deref(), &self.query.selectors()?, None, None);
+        let page = cluster.page(&self.r, self.namespace.as_deref(), &self.selectors()?, None, None);
         let version = page.resource_version;
         let results: Vec<Result<Deleted, ApiError>> = futures::stream::iter(page.items)
             .map(|object| {

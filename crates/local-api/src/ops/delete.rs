@@ -89,6 +89,9 @@ fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagatio
     let mut object = old.as_ref().clone();
     if !object::is_deleting(old) {
         object::set_meta(&mut object, "deletionTimestamp", json!(object::now()));
+        if let Some(generation) = object["metadata"]["generation"].as_i64() {
+            object::set_meta(&mut object, "generation", json!(generation + 1));
+        }
         object::set_meta(&mut object, "deletionGracePeriodSeconds", json!(0));
     }
     object::set_meta(&mut object, "finalizers", json!(finalizers));

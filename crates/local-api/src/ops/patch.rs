@@ -13,11 +13,15 @@ use crate::{ApiError, Patch, Resource};
 pub(super) fn apply(r: &Resource, name: &str, old: &Value, patch: Patch) -> Result<Value, ApiError> {
     match patch {
         Patch::Json(operations) => {
-            let operations: json_patch::Patch = serde_json::from_value(operations)
-                .map_err(|error| ApiError::bad_request(format!("error decoding JSON patch: {error}")))?;
+            // Kubernetes does not say which operation failed; here the message does.
+            let refused = |why: String| {
+                let text = "the server rejected our request due to an error in our request";
+                ApiError::new(422, "Invalid", format!("{text}: {why}"))
+            };
+            let operations: json_patch::Patch =
+                serde_json::from_value(operations).map_err(|error| refused(error.to_string()))?;
             let mut object = old.clone();
-            json_patch::patch(&mut object, &operations)
-                .map_err(|error| ApiError::invalid(r, name, "patch", &error.to_string()))?;
+            json_patch::patch(&mut object, &operations).map_err(|error| refused(error.to_string()))?;
             Ok(object)
         }
         Patch::Merge(document) => {

@@ -67,7 +67,7 @@ pub(crate) fn create(
         ("namespace", if r.namespaced { json!(namespace) } else { Value::Null }),
         ("uid", json!(uuid::Uuid::new_v4().to_string())),
         ("creationTimestamp", json!(object::now())),
-        ("generation", json!(1)),
+        ("generation", if has_generation(r) { json!(1) } else { Value::Null }),
         ("resourceVersion", Value::Null),
         ("deletionTimestamp", Value::Null),
         ("deletionGracePeriodSeconds", Value::Null),
@@ -122,12 +122,7 @@ pub(crate) fn update(
     options: WriteOptions,
 ) -> Result<Arc<Value>, ApiError> {
     object::check_shape(r, &mut object)?;
-    let given = object::meta(&object, "name").unwrap_or_default();
-    if !given.is_empty() && given != name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        )));
-    }
+    check_name(name, &object)?;
     let namespace = place(r, namespace, &object)?;
     let key = Key::new(r, &namespace, name);
     let old = txn.get(&key).ok_or_else(|| ApiError::not_found(r, name))?;
@@ -181,8 +176,19 @@ pub(crate) fn patch(
     };
     let mut object = documents::apply(r, name, &old, patch)?;
     object::check_shape(r, &mut object)?;
+    check_name(name, &object)?;
     check_version(r, name, &old, &object)?;
     store(txn, r, &key, &old, object, options)
+}
+
+/// 400 when the object has another name than the request.
+fn check_name(name: &str, object: &Value) -> Result<(), ApiError> {
+    match object::meta(object, "name") {
+        Some(given) if !given.is_empty() && given != name => Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// 409 when the new object was made from another version or another object of the same name.
@@ -239,15 +245,15 @@ fn store(
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(1);
         object::set_meta(&mut new, "generation", json!(generation + 1));
     }
+    if object::is_deleting(&new) && object::finalizers(&new).is_empty() && !options.dry_run {
+        // The last finalizer is gone: now the deletion happens, and watches see nothing else.
+        super::delete::remove(txn, key);
+        return Ok(Arc::new(new));
+    }
     let savepoint = txn.savepoint();
     let stored = txn.put(key, new);
     if options.dry_run {
         txn.rollback(savepoint);
-        return Ok(stored);
-    }
-    if object::is_deleting(&stored) && object::finalizers(&stored).is_empty() {
-        // The last finalizer is gone: now the deletion happens.
-        super::delete::remove(txn, key);
     }
     Ok(stored)
 }
@@ -280,9 +286,17 @@ fn in_scope(r: &Resource, old: &Value, new: Value, scope: Scope) -> Value {
     merged
 }
 
+/// Whether objects count the changes of their desired state: custom ones, and those of Kubernetes that controllers act on.
+fn has_generation(r: &Resource) -> bool {
+    !r.native || (r.status && matches!(r.group, "apps" | "batch" | "apiextensions.k8s.io")) || *r == resources::PODS
+}
+
 /// Whether the desired state differs: anything but metadata, and but status where that is a subresource.
 fn changes_generation(r: &Resource, old: &Value, new: &Value) -> bool {
     let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return false };
+    if !has_generation(r) {
+        return false;
+    }
     let counts = |key: &&String| *key != "metadata" && !(key.as_str() == "status" && (r.status || r.native));
     let keys = old.keys().chain(new.keys());
     keys.filter(counts).any(|key| old.get(key) != new.get(key))
@@ -299,9 +313,9 @@ fn place(r: &Resource, namespace: &str, object: &Value) -> Result<String, ApiErr
         ("", own) => Ok(own.to_string()),
         (asked, "") => Ok(asked.to_string()),
         (asked, own) if asked == own => Ok(asked.to_string()),
-        (asked, own) => Err(ApiError::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request ({own}, {asked})"
-        ))),
+        _ => Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
     }
 }
 

@@ -9,11 +9,14 @@ use tonic::metadata::{Ascii, MetadataValue};
 /// What tells one version of the file from the next: the kubelet replaces the file, others may write into it.
 type Version = (u64, u64, i64, i64, u64);
 
+/// The version of the file that was read last, and the token.
+type Known = (Option<Version>, Option<MetadataValue<Ascii>>);
+
 /// A token in a file that the kubelet renews. The file is read again whenever it has changed.
 #[derive(Clone, Debug)]
 pub struct Token {
     path: PathBuf,
-    known: Arc<Mutex<(Option<Version>, Option<MetadataValue<Ascii>>)>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Token {
@@ -42,7 +45,7 @@ impl Token {
         self.read(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn read(&self, known: &mut (Option<Version>, Option<MetadataValue<Ascii>>)) {
+    fn read(&self, known: &mut Known) {
         let text = match std::fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) => {

@@ -153,7 +153,7 @@ async fn failing_apis_are_waited_for() {
                     return if call < 6 { Step::Refuse(code) } else { Step::Pass };
                 }
                 // The change was made, but the caller is told that it was not.
-                let lost = parts.method != http::Method::GET && calls.load(Ordering::SeqCst) % 5 == 0;
+                let lost = parts.method != http::Method::GET && calls.load(Ordering::SeqCst).is_multiple_of(5);
                 if lost { Step::Refuse(code) } else { Step::Pass }
             })
         };

@@ -79,6 +79,7 @@ mod tests {
     const WORKFLOW: &str =
         r#"{"kind":"Workflow","metadata":{"name":"w","labels":{"a":"b"}},"status":{"nodes":{"n":{"x":1.50}}}}"#;
 
+    #[derive(Clone)]
     struct Verbatim(Box<RawValue>);
 
     impl Fields for Verbatim {

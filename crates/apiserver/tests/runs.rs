@@ -371,9 +371,9 @@ async fn artifacts_of_a_node_are_read_from_the_bucket() {
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, "hello").unwrap();
     assert_eq!(server.get(&format!("{path}/main-logs:read")).await.ok(), json!({"data": "aGVsbG8="}));
-    // The pod is gone, but Argo recorded its log.
+    // The pod is gone, but Argo recorded its log; it is sent line by line.
     let log = server.get(&format!("/apis/v1alpha1/runs/{run}/nodes/n-1/log")).await;
-    assert_eq!((log.status, log.body.as_str()), (200, "hello"));
+    assert_eq!((log.status, log.body.as_str()), (200, "hello\n"));
     server.stop().await;
 }
 

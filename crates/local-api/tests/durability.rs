@@ -60,7 +60,8 @@ async fn definitions_are_served_after_a_restart() {
         "versions": [{"name": "v1", "served": true, "storage": true}]}});
     served.local.cluster.create(&CUSTOM_RESOURCE_DEFINITIONS, "", definition).await.unwrap();
     let path = "/apis/example.com/v1/namespaces/kubeflow/widgets";
-    let (status, made) = served.http("POST", path, &[], r#"{"metadata": {"name": "w"}, "size": 3}"#).await;
+    let widget = r#"{"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "size": 3}"#;
+    let (status, made) = served.http("POST", path, &[], widget).await;
     assert_eq!((status, &made["kind"]), (201, &json!("Widget")));
     served.shutdown.cancel();
     (&mut served.server).await.unwrap().unwrap();

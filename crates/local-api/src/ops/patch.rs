@@ -18,6 +18,9 @@ pub(super) fn apply(r: &Resource, name: &str, old: &Value, patch: Patch) -> Resu
                 let text = "the server rejected our request due to an error in our request";
                 ApiError::new(422, "Invalid", format!("{text}: {why}"))
             };
+            if !operations.as_array().is_some_and(|list| list.iter().all(Value::is_object)) {
+                return Err(ApiError::bad_request("a JSON patch must be a list of operations"));
+            }
             let operations: json_patch::Patch =
                 serde_json::from_value(operations).map_err(|error| refused(error.to_string()))?;
             let mut object = old.clone();

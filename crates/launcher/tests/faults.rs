@@ -111,6 +111,32 @@ async fn a_metadata_store_that_is_away_loses_and_doubles_nothing() {
     assert_eq!(ids, [1, 2], "each artifact once");
 }
 
+#[tokio::test]
+async fn a_metadata_store_that_restarts_while_a_task_ends_is_awaited() {
+    let mut world = World::new(1).await;
+    let task = world.task("t").await;
+    let (ready, go) = (world.dir.path().join("ready"), world.dir.path().join("go"));
+    let script = format!("touch {}; while test ! -e {}; do sleep 0.05; done; {SCRIPT}", ready.display(), go.display());
+    let options = world.options(world.flags(task, &input(), &component()), &["sh", "-ec", &script]);
+    let restart = async {
+        while !ready.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        world.stop_metadata().await;
+        let nobody = tokio::net::TcpListener::bind(("127.0.0.1", world.metadata_port)).await.unwrap();
+        std::fs::write(go, "").unwrap();
+        // The launcher comes with its results and is sent away.
+        drop(nobody.accept().await.unwrap());
+        drop(nobody);
+        world.start_metadata();
+    };
+    let launcher = kfp_launcher::run(options, kfp_core::shutdown::CancellationToken::new());
+    let (ended, ()) = tokio::join!(launcher, restart);
+    ended.unwrap();
+    assert_eq!((world.state(task).await, world.state(world.dag).await), (State::Complete, State::Complete));
+    assert_eq!(world.metadata.output_artifacts(task).await.unwrap().len(), 2);
+}
+
 async fn with_s3() -> (World, Arc<Mutex<s3_server::State>>) {
     let (state, address) = s3_server::listen().await;
     let options = format!("endpoint={address}&disable_https=true&use_path_style=true&region=x&anonymous=true");

@@ -222,6 +222,11 @@ impl Pod {
         serde_json::from_value(without_nulls(object)).map_err(|e| format!("cannot read the pod: {e}"))
     }
 
+    /// Whether all that it does is done in this process.
+    pub(crate) fn is_driver(&self) -> bool {
+        self.spec.containers.iter().all(|c| c.command.first().is_some_and(|word| word == "driver"))
+    }
+
     /// Containers whose end ends the pod: `main`, else all.
     pub(crate) fn is_main(&self, container: &Container) -> bool {
         container.name == MAIN || self.spec.containers.iter().all(|c| c.name != MAIN)

@@ -34,7 +34,8 @@ pub(super) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
-    hasher.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+    let hash = hasher.finalize();
+    kfp_core::hex::text(hash.get(..16).unwrap_or_default())
 }
 
 pub(super) fn describe<E: std::fmt::Display>(what: &str, path: &Path) -> impl FnOnce(E) -> String {

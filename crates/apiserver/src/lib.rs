@@ -72,8 +72,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         sample_tags,
         visualizations,
         retention,
+        lost_runs_interval,
         tls,
         plugins,
+        zone,
     } = options;
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
@@ -103,6 +105,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
             metrics,
             visualizations,
             plugins,
+            zone,
         });
         if let Some(list) = samples {
             services::samples::load(&app, &list, &sample_tags).await?;
@@ -125,6 +128,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     work.spawn(follow_upgrade(app.clone(), stop.clone()));
     if retention.is_limited() {
         work.spawn(services::upkeep::collect(app.clone(), retention, stop.clone()));
+    }
+    if !lost_runs_interval.is_zero() {
+        work.spawn(services::lost::watch(app.clone(), lost_runs_interval, stop.clone()));
     }
     work.close();
     let done = front.serve(&app, grpc_listener, tls.as_ref()).await;

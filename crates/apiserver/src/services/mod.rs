@@ -2,10 +2,12 @@
 
 pub mod experiments;
 pub mod launch;
+pub mod lost;
 pub mod pipelines;
 pub mod recurring_runs;
 pub mod reports;
 mod retry;
+mod revise;
 pub mod runs;
 pub mod samples;
 pub mod schedules;
@@ -16,6 +18,7 @@ pub mod v1;
 
 use std::sync::Arc;
 
+use kfp_core::cron::zone::Tz;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use crate::domain::plugins::Limits;
@@ -51,6 +54,8 @@ pub struct App {
     pub visualizations: Option<String>,
     /// Limits of what plugins are given.
     pub plugins: Limits,
+    /// Where cron schedules count their hours.
+    pub zone: Tz,
 }
 
 impl App {

@@ -251,10 +251,11 @@ fn process(
         if container.working_dir.is_empty() { "/kfp-work".to_string() } else { container.working_dir.clone() };
     let mut binds = Vec::new();
     if kubelet.namespaces {
-        binds.extend(kubelet.dirs.common.iter().cloned());
+        // First, as the data directory may lie below it.
         if Path::new("/var/tmp").is_dir() {
             binds.push(Bind { source: root.join("tmp"), target: "/var/tmp".into(), read_only: false });
         }
+        binds.extend(kubelet.dirs.common.iter().cloned());
         let hosts = kubelet.dirs.pod(&pod.metadata.uid).join("hosts");
         binds.push(Bind { source: hosts, target: "/etc/hosts".into(), read_only: false });
         binds.extend(mounts.iter().map(|m| Bind {

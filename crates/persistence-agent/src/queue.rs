@@ -269,6 +269,30 @@ mod tests {
         assert_eq!(states, [Some(0), Some(1), None, None]);
     }
 
+    /// A server that is away for five minutes is asked a few times for each object, at moments that differ, and afterwards
+    /// hears of every object's latest state.
+    #[test]
+    fn outage_of_five_minutes() {
+        const OBJECTS: u32 = 200;
+        let (mut q, start) = (Queue::new(ROOM), Instant::now());
+        (0..OBJECTS).for_each(|key| q.put(key, key, start));
+        let (mut attempts, mut moments) = (vec![0; OBJECTS as usize], std::collections::HashSet::new());
+        for ms in (0..300_000).step_by(50) {
+            let now = start + Duration::from_millis(ms);
+            while let Some(Job { key, state }) = q.next(now) {
+                attempts[key as usize] += 1;
+                moments.insert(ms);
+                q.done(&key, state, Outcome::Retry, now);
+            }
+        }
+        assert!(attempts.iter().all(|count| (8..=16).contains(count)), "{attempts:?}");
+        assert!(moments.len() > OBJECTS as usize, "they knock together, at {} moments", moments.len());
+        let end = start + Duration::from_secs(300) + LONGEST_PAUSE;
+        let mut told: Vec<_> = std::iter::from_fn(|| q.next(end)).map(|job| (job.key, job.state)).collect();
+        told.sort_unstable();
+        assert_eq!(told, (0..OBJECTS).map(|key| (key, Some(key))).collect::<Vec<_>>());
+    }
+
     proptest! {
         #[test]
         fn nothing_is_lost_and_nothing_goes_backwards(

@@ -14,7 +14,7 @@ use crate::services::samples;
 use crate::services::upkeep::Retention;
 use crate::services::v1::visualizations;
 pub use crate::store::settings::Database;
-use crate::tls;
+use crate::{tls, webhook};
 
 /// Everything the server needs to know.
 pub struct Options {
@@ -65,6 +65,10 @@ pub struct Options {
     pub plugins: Limits,
     /// Who may do what.
     pub access: access::Settings,
+    /// Whether pipelines and their versions are Kubernetes objects (`--pipelinesStoreKubernetes`).
+    pub pipelines_in_cluster: bool,
+    /// Admission of such objects, unless another server does it (`--disableWebhook`).
+    pub webhook: Option<webhook::Settings>,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -132,9 +136,6 @@ pub enum Error {
     /// A flag is wrong.
     #[error("{0}")]
     Flag(String),
-    /// The setting asks for something that is not built yet.
-    #[error("{0} is not supported yet")]
-    Unsupported(String),
 }
 
 /// The flags of upstream's API server.
@@ -169,7 +170,7 @@ impl Options {
     /// Reads flags, `config.json` and the environment.
     ///
     /// # Errors
-    /// Names the flag or setting that is wrong or not supported.
+    /// Names the flag or setting that is wrong.
     pub fn from_values(values: &kfp_core::flags::Values) -> Result<Self, Error> {
         let flag = |name| values.text(name);
         let tls = tls::Settings::from_flags(
@@ -178,11 +179,27 @@ impl Options {
             flag("tlsMinVersion"),
             flag("tlsCipherSuites"),
         )?;
-        for flag in ["pipelinesStoreKubernetes", "globalKubernetesWebhookMode"] {
-            if values.bool(flag) {
-                return Err(Error::Unsupported(format!("flag --{flag}")));
-            }
+        let (in_cluster, alone) = (values.bool("pipelinesStoreKubernetes"), values.bool("globalKubernetesWebhookMode"));
+        let disabled = values.bool("disableWebhook");
+        if alone && disabled {
+            return Err(Error::Flag(
+                "flags --globalKubernetesWebhookMode and --disableWebhook exclude each other".to_owned(),
+            ));
         }
+        let webhook = if alone || (in_cluster && !disabled) {
+            let (certificate, key) = (flag("webhookTLSCertPath"), flag("webhookTLSKeyPath"));
+            // Half of its own counts as none.
+            let both = if certificate.is_empty() || key.is_empty() { ("", "") } else { (certificate, key) };
+            let own = tls::Settings::from_flags(both.0, both.1, flag("tlsMinVersion"), flag("tlsCipherSuites"))?;
+            Some(webhook::Settings {
+                address: address("webhookPortFlag", flag("webhookPortFlag"))?,
+                listener: None,
+                tls: own.or_else(|| tls.clone()),
+                alone,
+            })
+        } else {
+            None
+        };
         let config = Config::load(values.text("config"))?;
         let mut options = Self::from_config(&config)?;
         options.http_address = address("httpPortFlag", values.text("httpPortFlag"))?;
@@ -191,6 +208,8 @@ impl Options {
         // Drivers and launchers have to know.
         options.compiler.ml_pipeline_tls = tls.is_some();
         options.tls = tls;
+        options.pipelines_in_cluster = in_cluster;
+        options.webhook = webhook;
         options.samples = Some(values.text("sampleconfig")).filter(|file| !file.is_empty()).map(PathBuf::from);
         Ok(options)
     }
@@ -198,7 +217,7 @@ impl Options {
     /// From configuration alone, listening on upstream's ports.
     ///
     /// # Errors
-    /// Names the setting that is wrong or not supported.
+    /// Names the setting that is wrong.
     pub fn from_config(config: &Config) -> Result<Self, Error> {
         let env = |name: &str| config.env(name).map(str::to_owned);
         Ok(Options {
@@ -233,6 +252,8 @@ impl Options {
             tls: None,
             plugins: Limits::from_config(config)?,
             access: access::Settings::from_config(config)?,
+            pipelines_in_cluster: false,
+            webhook: None,
         })
     }
 }

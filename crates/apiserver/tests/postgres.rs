@@ -9,3 +9,7 @@ mod pipelines;
 mod recurring_runs;
 #[path = "runs.rs"]
 mod runs;
+#[path = "upkeep.rs"]
+mod upkeep;
+#[path = "v1beta1.rs"]
+mod v1beta1;

@@ -2,9 +2,11 @@
 
 use super::plain_namespace;
 use super::rules::{EXPERIMENTS, JOBS, PIPELINES, RUNS, Right};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result, Wrap as _};
 use crate::services::Handle;
-use crate::store::{Tx, experiments, jobs, pipelines, runs, versions};
+use crate::store::pipelines::Pipeline;
+use crate::store::{Tx, experiments, jobs, runs};
 
 /// What a call is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,16 +142,15 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
         Target::Question { right, namespace } => in_namespace(right, &namespace, String::new()),
         Target::Pipeline(id) => {
             given(&id, "Pipeline")?;
-            let found = pipelines::get(&mut app.db.read().await?, &id).await;
+            let found = app.catalog.get(&id).await;
             let found = found.wrap(|| format!("Failed to access pipeline {id}. Check if it exists"))?;
             of_pipeline(app, right, &found.namespace, found.name)
         }
         Target::Version(id) => {
             given(&id, "Pipeline version")?;
-            let mut tx = app.db.read().await?;
             let missing = || format!("Failed to access pipeline version {id}. Check if it exists");
-            let parent = versions::parent(&mut tx, &id).await.wrap(missing)?;
-            let found = pipelines::get(&mut tx, &parent).await.wrap(missing)?;
+            let parent = app.catalog.parent(&id).await.wrap(missing)?;
+            let found = app.catalog.get(&parent).await.wrap(missing)?;
             of_pipeline(app, right, &found.namespace, found.name)
         }
         Target::Experiment(id) => {
@@ -187,8 +188,9 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
             let found = of_experiment(&mut tx, &experiment).await?;
             let mut all = in_namespace(right, &found.namespace, name)?;
             let made_by = made_by(&mut tx, &job, &found.namespace).await?;
+            drop(tx);
             let read = Right { resource: PIPELINES, verb: "get", ..right };
-            match source(&mut tx, &pipeline, &version).await? {
+            match source(&app.catalog, &pipeline, &version).await? {
                 // Whoever made the recurring run was allowed to.
                 Some(found) if made_by.as_deref() == Some(found.id.as_str()) => {}
                 Some(other) if other.namespace != found.namespace => {
@@ -222,15 +224,15 @@ async fn made_by(tx: &mut Tx, job: &str, namespace: &str) -> Result<Option<Strin
 }
 
 /// The pipeline that a run is made from; `None` for specs in the request and for what does not exist.
-async fn source(tx: &mut Tx, pipeline: &str, version: &str) -> Result<Option<pipelines::Pipeline>> {
+async fn source(catalog: &Catalog, pipeline: &str, version: &str) -> Result<Option<Pipeline>> {
     let known = |error: Error| if error.is_not_found() { Ok(None) } else { Err(error) };
     let parent = match (version, pipeline) {
         ("", "") => return Ok(None),
         ("", pipeline) => pipeline.to_owned(),
-        (version, _) => match versions::parent(tx, version).await {
+        (version, _) => match catalog.parent(version).await {
             Ok(parent) => parent,
             Err(error) => return known(error),
         },
     };
-    pipelines::get(tx, &parent).await.map_or_else(known, |found| Ok(Some(found)))
+    catalog.get(&parent).await.map_or_else(known, |found| Ok(Some(found)))
 }

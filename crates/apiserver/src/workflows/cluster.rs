@@ -25,6 +25,10 @@ pub enum Kind {
     ScheduledWorkflow,
     /// Pod.
     Pod,
+    /// Pipeline that is kept in the cluster.
+    Pipeline,
+    /// Version of it.
+    PipelineVersion,
 }
 
 impl Kind {
@@ -33,6 +37,8 @@ impl Kind {
             Kind::Workflow => ("/apis/argoproj.io/v1alpha1", "workflows"),
             Kind::ScheduledWorkflow => ("/apis/kubeflow.org/v1beta1", "scheduledworkflows"),
             Kind::Pod => ("/api/v1", "pods"),
+            Kind::Pipeline => ("/apis/pipelines.kubeflow.org/v2beta1", "pipelines"),
+            Kind::PipelineVersion => ("/apis/pipelines.kubeflow.org/v2beta1", "pipelineversions"),
         }
     }
 }
@@ -75,6 +81,12 @@ impl From<kube::Error> for Failure {
 /// Asks for metadata only.
 const METADATA: http::HeaderValue =
     http::HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+
+/// Asks for a list of metadata only.
+const METADATA_LIST: http::HeaderValue =
+    http::HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+/// Objects of one answer while a list is read.
+const PAGE: u32 = 500;
 
 /// How an object is deleted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -187,6 +199,57 @@ impl Cluster {
         let mut request = request(Method::GET, &url(kind, namespace, name), "", Vec::new())?;
         request.headers_mut().insert(http::header::ACCEPT, METADATA);
         self.send(request).await
+    }
+
+    /// Reads all objects of one namespace, or of all, with a label if one is given; only their metadata if asked so.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn list(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        label: &str,
+        metadata: bool,
+    ) -> Result<Vec<Value>, Failure> {
+        let (root, plural) = kind.path();
+        let base = match namespace {
+            Some(namespace) => url(kind, namespace, ""),
+            None => format!("{root}/{plural}"),
+        };
+        let escape = |text: &str| text.replace('%', "%25").replace('/', "%2F").replace('=', "%3D").replace('+', "%2B");
+        let base = format!("{base}?limit={PAGE}&labelSelector={}", escape(label));
+        let (mut all, mut from) = (Vec::new(), String::new());
+        loop {
+            let url = if from.is_empty() { base.clone() } else { format!("{base}&continue={}", escape(&from)) };
+            let mut request = request(Method::GET, &url, "", Vec::new())?;
+            if metadata {
+                request.headers_mut().insert(http::header::ACCEPT, METADATA_LIST);
+            }
+            let mut page = self.send(request).await?;
+            if let Value::Array(items) = page["items"].take() {
+                all.extend(items);
+            }
+            match page["metadata"]["continue"].as_str() {
+                Some(next) if !next.is_empty() => next.clone_into(&mut from),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Replaces the status of an object; its `resourceVersion` must be current.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn replace_status(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+    ) -> Result<Value, Failure> {
+        let url = format!("{}/status", url(kind, namespace, name));
+        self.send(request(Method::PUT, &url, "application/json", object.to_string().into_bytes())?).await
     }
 
     /// Replaces an object; its `resourceVersion` must be current.

@@ -2,6 +2,7 @@
 //! executed as Argo Workflows.
 
 pub mod access;
+pub mod catalog;
 pub mod config;
 pub mod domain;
 pub mod error;
@@ -12,6 +13,7 @@ mod server;
 pub mod services;
 pub mod store;
 pub mod tls;
+pub mod webhook;
 pub mod workflows;
 
 use std::net::SocketAddr;
@@ -77,29 +79,48 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         plugins,
         access,
         zone,
+        pipelines_in_cluster,
+        webhook,
     } = options;
+    // A listener that fails stops everything else.
+    let stop = shutdown.child_token();
+    let webhook = match webhook {
+        Some(settings) if settings.alone => {
+            return webhook::Server::bind(settings).await?.serve(connect(kube).await?, stop).await;
+        }
+        Some(settings) => Some(webhook::Server::bind(settings).await?),
+        None => None,
+    };
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
     let http = http_listener.local_addr().unwrap_or(http_address);
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
     tracing::info!(%http, %grpc, tls = tls.is_some(), %database, %namespace, multi_user = access.multi_user, "API server starts");
-    let settings = http::Settings { commit, tag, archive, objects, multi_user: access.multi_user };
-    let front = server::Front::open(http_listener, settings, tls.as_ref(), &shutdown)?;
+    let (multi_user, in_cluster) = (access.multi_user, pipelines_in_cluster);
+    let settings = http::Settings { commit, tag, archive, objects, multi_user, in_cluster };
+    let front = server::Front::open(http_listener, settings, tls.as_ref(), &stop)?;
+    let work = TaskTracker::new();
     let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
     let prepare = async {
         let db = store::Db::open(&database).await?;
-        let cluster = match kube {
-            Some(client) => workflows::cluster::Cluster::new(client),
-            None => workflows::cluster::Cluster::infer().await?,
+        let cluster = connect(kube).await?;
+        // Before the samples, which Kubernetes asks it about.
+        let admission = webhook.map(|webhook| work.spawn(webhook.serve(cluster.clone(), stop.clone())));
+        let catalog = if in_cluster {
+            let only = (!multi_user).then(|| namespace.clone());
+            catalog::Catalog::Kubernetes(catalog::kubernetes::Store::new(cluster.clone(), only))
+        } else {
+            catalog::Catalog::Database(db.clone())
         };
         // With many users, each namespace has experiments of its own and none by default.
-        if !access.multi_user {
+        if !multi_user {
             let mut tx = db.write().await?;
             services::experiments::ensure_default(&mut tx).await?;
             tx.commit().await?;
         }
         let app = Arc::new(services::App {
             db,
+            catalog,
             cluster,
             compiler,
             namespace,
@@ -115,21 +136,21 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         if let Some(list) = samples {
             services::samples::load(&app, &list, &sample_tags).await?;
         }
-        Ok::<_, Error>(app)
+        Ok::<_, Error>((app, admission))
     };
     let app = tokio::select! {
         app = prepare => app,
-        () = shutdown.cancelled() => return front.close().await,
+        () = stop.cancelled() => return front.close().await,
     };
-    let app = match app {
-        Ok(app) => app,
+    let (app, admission) = match app {
+        Ok(ready) => ready,
         Err(error) => {
+            stop.cancel();
             front.close().await?;
             return Err(error);
         }
     };
     tracing::info!("API server is ready");
-    let (work, stop) = (TaskTracker::new(), shutdown.child_token());
     work.spawn(follow_upgrade(app.clone(), stop.clone()));
     if retention.is_limited() {
         work.spawn(services::upkeep::collect(app.clone(), retention, stop.clone()));
@@ -138,12 +159,22 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         work.spawn(services::lost::watch(app.clone(), lost_runs_interval, stop.clone()));
     }
     work.close();
-    let done = front.serve(&app, grpc_listener, tls.as_ref()).await;
+    let mut done = front.serve(&app, grpc_listener, tls.as_ref()).await;
     stop.cancel();
     work.wait().await;
+    if let Some(admission) = admission {
+        done = done.and(admission.await.unwrap_or_else(|error| Err(Error::Serve(error.to_string()))));
+    }
     app.db.close().await;
     tracing::info!("API server stopped");
     done
+}
+
+async fn connect(client: Option<kube::Client>) -> Result<workflows::cluster::Cluster, Error> {
+    match client {
+        Some(client) => Ok(workflows::cluster::Cluster::new(client)),
+        None => Ok(workflows::cluster::Cluster::infer().await?),
+    }
 }
 
 /// Brings the schedules that exist up to what this version compiles.

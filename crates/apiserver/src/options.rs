@@ -16,7 +16,7 @@ use crate::services::samples;
 use crate::services::upkeep::Retention;
 use crate::services::v1::visualizations;
 pub use crate::store::settings::Database;
-use crate::tls;
+use crate::{tls, webhook};
 
 /// The agent, which reports deletions at once, has longer than that after a restart of everything.
 const LOST_RUNS_INTERVAL: Duration = Duration::from_secs(300);
@@ -75,6 +75,10 @@ pub struct Options {
     /// Where cron schedules count their hours: the controller's setting (`CRON_SCHEDULE_TIMEZONE`), which tells here when
     /// they fire next.
     pub zone: Tz,
+    /// Whether pipelines and their versions are Kubernetes objects (`--pipelinesStoreKubernetes`).
+    pub pipelines_in_cluster: bool,
+    /// Admission of such objects, unless another server does it (`--disableWebhook`).
+    pub webhook: Option<webhook::Settings>,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -145,9 +149,6 @@ pub enum Error {
     /// A flag is wrong.
     #[error("{0}")]
     Flag(String),
-    /// The setting asks for something that is not built yet.
-    #[error("{0} is not supported yet")]
-    Unsupported(String),
 }
 
 /// The flags of upstream's API server.
@@ -182,7 +183,7 @@ impl Options {
     /// Reads flags, `config.json` and the environment.
     ///
     /// # Errors
-    /// Names the flag or setting that is wrong or not supported.
+    /// Names the flag or setting that is wrong.
     pub fn from_values(values: &kfp_core::flags::Values) -> Result<Self, Error> {
         let flag = |name| values.text(name);
         let tls = tls::Settings::from_flags(
@@ -191,11 +192,27 @@ impl Options {
             flag("tlsMinVersion"),
             flag("tlsCipherSuites"),
         )?;
-        for flag in ["pipelinesStoreKubernetes", "globalKubernetesWebhookMode"] {
-            if values.bool(flag) {
-                return Err(Error::Unsupported(format!("flag --{flag}")));
-            }
+        let (in_cluster, alone) = (values.bool("pipelinesStoreKubernetes"), values.bool("globalKubernetesWebhookMode"));
+        let disabled = values.bool("disableWebhook");
+        if alone && disabled {
+            return Err(Error::Flag(
+                "flags --globalKubernetesWebhookMode and --disableWebhook exclude each other".to_owned(),
+            ));
         }
+        let webhook = if alone || (in_cluster && !disabled) {
+            let (certificate, key) = (flag("webhookTLSCertPath"), flag("webhookTLSKeyPath"));
+            // Half of its own counts as none.
+            let both = if certificate.is_empty() || key.is_empty() { ("", "") } else { (certificate, key) };
+            let own = tls::Settings::from_flags(both.0, both.1, flag("tlsMinVersion"), flag("tlsCipherSuites"))?;
+            Some(webhook::Settings {
+                address: address("webhookPortFlag", flag("webhookPortFlag"))?,
+                listener: None,
+                tls: own.or_else(|| tls.clone()),
+                alone,
+            })
+        } else {
+            None
+        };
         let config = Config::load(values.text("config"))?;
         let mut options = Self::from_config(&config)?;
         options.http_address = address("httpPortFlag", values.text("httpPortFlag"))?;
@@ -204,6 +221,8 @@ impl Options {
         // Drivers and launchers have to know.
         options.compiler.ml_pipeline_tls = tls.is_some();
         options.tls = tls;
+        options.pipelines_in_cluster = in_cluster;
+        options.webhook = webhook;
         options.samples = Some(values.text("sampleconfig")).filter(|file| !file.is_empty()).map(PathBuf::from);
         Ok(options)
     }
@@ -211,7 +230,7 @@ impl Options {
     /// From configuration alone, listening on upstream's ports.
     ///
     /// # Errors
-    /// Names the setting that is wrong or not supported.
+    /// Names the setting that is wrong.
     pub fn from_config(config: &Config) -> Result<Self, Error> {
         let env = |name: &str| config.env(name).map(str::to_owned);
         Ok(Options {
@@ -248,6 +267,8 @@ impl Options {
             plugins: Limits::from_config(config)?,
             access: access::Settings::from_config(config)?,
             zone: zone::configured(&config.text("CRON_SCHEDULE_TIMEZONE", ""), env("TZ").as_deref())?,
+            pipelines_in_cluster: false,
+            webhook: None,
         })
     }
 }

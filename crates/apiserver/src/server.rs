@@ -20,7 +20,7 @@ use crate::{Error, access, http, metrics};
 /// Workflows and pipelines may be large; upstream sets no limit either.
 const MESSAGE_LIMIT: usize = i32::MAX as usize;
 /// How long open requests may take after the signal to stop.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 /// Packages whose services have REST routes.
 pub(crate) const PACKAGES: [&str; 2] = ["kubeflow.pipelines.backend.api.v2beta1", "api"];
 

@@ -166,6 +166,9 @@ async fn unbuilt_and_unknown_paths_are_told_apart() {
     let server = start(dir.path()).await;
     assert_eq!(server.get("/apis/v2beta1/healthz").await.ok()["pipeline_store"], "database");
     assert_eq!(server.get("/apis/v1beta1/healthz").await.ok()["multi_user"], false);
+    for untidy in ["//apis/v1beta1//healthz", "/apis/v1beta1/./healthz", "/apis/x/../v1beta1/healthz"] {
+        assert_eq!(server.get(untidy).await.status, 301, "{untidy}");
+    }
     server.get("/apis/v2beta1/nothing").await.fails(404, "Not Found");
     assert_eq!(server.get("/nothing").await.status, 404);
     server.get("/apis/v2beta1/filters").await.fails(501, "DummyFilterService/GetFilter is not implemented");

@@ -11,3 +11,7 @@ mod recurring_runs;
 mod revisions;
 #[path = "runs.rs"]
 mod runs;
+#[path = "upkeep.rs"]
+mod upkeep;
+#[path = "v1beta1.rs"]
+mod v1beta1;

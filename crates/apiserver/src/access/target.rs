@@ -2,9 +2,11 @@
 
 use super::plain_namespace;
 use super::rules::{EXPERIMENTS, JOBS, PIPELINES, RUNS, Right};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result, Wrap as _};
 use crate::services::Handle;
-use crate::store::{Tx, experiments, jobs, pipelines, runs, versions};
+use crate::store::pipelines::Pipeline;
+use crate::store::{Tx, experiments, jobs, runs};
 
 /// What a call is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,16 +151,15 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
         Target::Question { right, namespace } => in_namespace(right, &namespace, String::new()),
         Target::Pipeline(id) => {
             given(&id, "Pipeline")?;
-            let found = pipelines::get(&mut app.db.read().await?, &id).await;
+            let found = app.catalog.get(&id).await;
             let found = found.wrap(|| format!("Failed to access pipeline {id}. Check if it exists"))?;
             of_pipeline(app, right, &found.namespace, found.name)
         }
         Target::Version(id) => {
             given(&id, "Pipeline version")?;
-            let mut tx = app.db.read().await?;
             let missing = || format!("Failed to access pipeline version {id}. Check if it exists");
-            let parent = versions::parent(&mut tx, &id).await.wrap(missing)?;
-            let found = pipelines::get(&mut tx, &parent).await.wrap(missing)?;
+            let parent = app.catalog.parent(&id).await.wrap(missing)?;
+            let found = app.catalog.get(&parent).await.wrap(missing)?;
             of_pipeline(app, right, &found.namespace, found.name)
         }
         Target::Experiment(id) => {
@@ -180,11 +181,10 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
         }
         Target::Revise { job, pipeline, version } => {
             given(&job, "Recurring run")?;
-            let mut tx = app.db.read().await?;
-            let (job, namespace) = of_job(&mut tx, &job).await?;
+            let (job, namespace) = of_job(&mut app.db.read().await?, &job).await?;
             let mut all = in_namespace(right, &namespace, job.display_name)?;
             let known = Some(job.pipeline_id.as_str());
-            all.extend(of_source(app, &mut tx, right, (&pipeline, &version), &namespace, known).await?);
+            all.extend(of_source(app, right, (&pipeline, &version), &namespace, known).await?);
             Ok(all)
         }
         Target::Within { experiment, namespace } if experiment.is_empty() => {
@@ -202,8 +202,9 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
             let found = of_experiment(&mut tx, &experiment).await?;
             let mut all = in_namespace(right, &found.namespace, name)?;
             let made_by = made_by(&mut tx, &job, &found.namespace).await?;
+            drop(tx);
             let source = (pipeline.as_str(), version.as_str());
-            all.extend(of_source(app, &mut tx, right, source, &found.namespace, made_by.as_deref()).await?);
+            all.extend(of_source(app, right, source, &found.namespace, made_by.as_deref()).await?);
             Ok(all)
         }
     }
@@ -220,14 +221,13 @@ async fn of_job(tx: &mut Tx, id: &str) -> Result<(jobs::Job, String)> {
 /// `known`, which somebody was allowed to run there.
 async fn of_source(
     app: &Handle,
-    tx: &mut Tx,
     right: Right,
     (pipeline, version): (&str, &str),
     namespace: &str,
     known: Option<&str>,
 ) -> Result<Vec<Attributes>> {
     let read = Right { resource: PIPELINES, verb: "get", ..right };
-    match source(tx, pipeline, version).await? {
+    match source(&app.catalog, pipeline, version).await? {
         Some(found) if known == Some(found.id.as_str()) => Ok(Vec::new()),
         Some(other) if other.namespace != namespace => of_pipeline(app, read, &other.namespace, other.name),
         _ => Ok(Vec::new()),
@@ -255,15 +255,15 @@ async fn made_by(tx: &mut Tx, job: &str, namespace: &str) -> Result<Option<Strin
 }
 
 /// The pipeline that a run is made from; `None` for specs in the request and for what does not exist.
-async fn source(tx: &mut Tx, pipeline: &str, version: &str) -> Result<Option<pipelines::Pipeline>> {
+async fn source(catalog: &Catalog, pipeline: &str, version: &str) -> Result<Option<Pipeline>> {
     let known = |error: Error| if error.is_not_found() { Ok(None) } else { Err(error) };
     let parent = match (version, pipeline) {
         ("", "") => return Ok(None),
         ("", pipeline) => pipeline.to_owned(),
-        (version, _) => match versions::parent(tx, version).await {
+        (version, _) => match catalog.parent(version).await {
             Ok(parent) => parent,
             Err(error) => return known(error),
         },
     };
-    pipelines::get(tx, &parent).await.map_or_else(known, |found| Ok(Some(found)))
+    catalog.get(&parent).await.map_or_else(known, |found| Ok(Some(found)))
 }

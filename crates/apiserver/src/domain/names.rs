@@ -94,6 +94,17 @@ pub fn is_label(text: &str) -> bool {
         && bytes.last().is_some_and(|byte| plain(*byte))
 }
 
+/// Whether a text is a DNS-1123 subdomain, as names of most objects are.
+#[must_use]
+pub fn is_subdomain(text: &str) -> bool {
+    let plain = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let fits = |part: &str| {
+        let bytes = part.as_bytes();
+        plain(bytes.first()) && plain(bytes.last()) && bytes.iter().all(|byte| plain(Some(byte)) || *byte == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(fits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +116,12 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a.b", "a/b", "a:1", "a#", &"a".repeat(64)] {
             assert!(!is_label(bad), "{bad}");
+        }
+        for good in ["a.b", "v1.2.3", "a-b.c", &"a".repeat(253)] {
+            assert!(is_subdomain(good), "{good}");
+        }
+        for bad in ["", ".a", "a.", "a..b", "a.-b", "a/b", "A", &"a".repeat(254)] {
+            assert!(!is_subdomain(bad), "{bad}");
         }
     }
 

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::Settings;
+use crate::catalog::Catalog;
 
 /// Without the pipeline store, which v1beta1 does not know.
 pub async fn v1(Extract(settings): Extract<Settings>) -> Response {
@@ -17,7 +18,7 @@ pub async fn v1(Extract(settings): Extract<Settings>) -> Response {
 pub async fn v2(Extract(settings): Extract<Settings>) -> Response {
     let body = json!({
         "commit_sha": settings.commit, "tag_name": settings.tag, "multi_user": settings.multi_user,
-        "pipeline_store": "database",
+        "pipeline_store": Catalog::name(settings.in_cluster),
     });
     super::json(StatusCode::OK, &body)
 }

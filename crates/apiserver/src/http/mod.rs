@@ -4,6 +4,7 @@ mod artifacts;
 mod health;
 mod logs;
 pub mod openapi;
+mod tidy;
 mod upload;
 
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub objects: Objects,
     /// Shown by healthz.
     pub multi_user: bool,
+    /// Whether pipelines are kept in the cluster, shown by healthz.
+    pub in_cluster: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +71,7 @@ pub fn gate(settings: Settings, ready: watch::Receiver<Option<Router>>) -> Route
                 }
             }
         })
+        .layer(from_fn(tidy::redirect))
 }
 
 async fn forward(router: Router, request: Request) -> Response {

@@ -83,13 +83,17 @@ impl Service {
             "" => None,
             id => Some(jobs::get(&mut tx, id).await.wrap(|| format!("RecurringRunId doesn't exist: {id}"))?),
         };
-        let source = match &job {
+        let pinned = match &job {
             // A tick of a recurring run with a pinned spec.
-            Some(job) if draft.origin.is_empty() => sources::pinned(&mut tx, job).await,
-            _ => draft.origin.resolve(&mut tx).await,
+            Some(job) if draft.origin.is_empty() => Some(sources::pinned(&mut tx, job).await),
+            _ => None,
+        };
+        drop(tx);
+        let source = match pinned {
+            Some(source) => source,
+            None => draft.origin.resolve(&self.0.catalog).await,
         };
         let source = source.wrap(|| "Failed to create a run due to error fetching manifest".to_owned())?;
-        drop(tx);
 
         let created_at = now();
         let mut history = History::default();

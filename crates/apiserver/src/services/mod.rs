@@ -22,6 +22,7 @@ use kfp_core::cron::zone::Tz;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use crate::access;
+use crate::catalog::Catalog;
 use crate::domain::plugins::Limits;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ use crate::workflows::template::{self, Rules, Settings};
 pub struct App {
     /// Rows.
     pub db: Db,
+    /// Pipelines and their versions.
+    pub catalog: Catalog,
     /// Kubernetes.
     pub cluster: Cluster,
     /// What compiled Workflows carry.

@@ -10,7 +10,7 @@ use crate::domain::names;
 use crate::domain::state::timestamp;
 use crate::error::{Error, Result, Wrap as _};
 use crate::store::specs::Specs;
-use crate::store::{Tx, list, now, pipelines, versions};
+use crate::store::{list, now, pipelines, versions};
 use crate::workflows::fetch;
 use crate::workflows::template::Template;
 
@@ -149,11 +149,7 @@ impl Service {
         package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
         let version = Draft { tags: version_tags, ..draft.clone() };
         let version = Self::version(&version, pipeline.id.clone(), package)?;
-        let mut tx = self.0.db.write().await?;
-        pipelines::insert(&mut tx, &pipeline, "already exists").await?;
-        versions::insert(&mut tx, &version).await?;
-        tx.commit().await?;
-        Ok((pipeline, version))
+        self.0.catalog.create_both(pipeline, version).await
     }
 
     /// Kubernetes namespace that stands for a pipeline's.
@@ -172,12 +168,9 @@ impl Service {
         package: &Template,
     ) -> Result<versions::Version> {
         let version = Self::version(draft, pipeline_id.to_owned(), package)?;
-        let mut tx = self.0.db.write().await?;
-        let pipeline = pipelines::get(&mut tx, pipeline_id).await?;
+        let pipeline = self.0.catalog.get(pipeline_id).await?;
         package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
-        versions::insert(&mut tx, &version).await?;
-        tx.commit().await?;
-        Ok(version)
+        self.0.catalog.create_version(&pipeline, version).await
     }
 
     /// Stores a pipeline without a version.
@@ -185,11 +178,7 @@ impl Service {
     /// # Errors
     /// Code 3 for bad names or tags, 6 when the name is taken.
     pub async fn create(&self, draft: &Draft) -> Result<pipelines::Pipeline> {
-        let pipeline = self.pipeline(draft)?;
-        let mut tx = self.0.db.write().await?;
-        pipelines::insert(&mut tx, &pipeline, "already exist").await?;
-        tx.commit().await?;
-        Ok(pipeline)
+        self.0.catalog.create(self.pipeline(draft)?).await
     }
 
     async fn create_v2(&self, request: v2::CreatePipelineRequest) -> Result<v2::Pipeline> {
@@ -277,22 +266,19 @@ impl Service {
         if id.is_empty() {
             return Err(Error::invalid("Failed to get a pipeline. Pipeline id cannot be empty"));
         }
-        let mut tx = self.0.db.read().await?;
-        Ok(shown(pipelines::get(&mut tx, id).await?))
+        Ok(shown(self.0.catalog.get(id).await?))
     }
 
     async fn by_name(&self, request: v2::GetPipelineByNameRequest) -> Result<v2::Pipeline> {
         let namespace = self.0.access.stored_namespace(&request.namespace);
-        let mut tx = self.0.db.read().await?;
-        Ok(shown(pipelines::by_name(&mut tx, &request.name, self.0.wanted(&namespace)).await?))
+        Ok(shown(self.0.catalog.by_name(&request.name, self.0.wanted(&namespace)).await?))
     }
 
     async fn list(&self, request: v2::ListPipelinesRequest) -> Result<v2::ListPipelinesResponse> {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &pipelines::LISTABLE)?;
         let namespace = self.0.access.stored_namespace(&request.namespace);
-        let mut tx = self.0.db.read().await?;
-        let page = pipelines::list(&mut tx, &namespace, &options).await?;
+        let page = self.0.catalog.list(&namespace, &options).await?;
         Ok(v2::ListPipelinesResponse {
             pipelines: page.items.into_iter().map(shown).collect(),
             total_size: page.total,
@@ -304,48 +290,7 @@ impl Service {
         let given = required(given, "pipeline")?;
         names::tags(&given.tags)?;
         let tags = (clear || !given.tags.is_empty()).then_some(&given.tags);
-        let mut tx = self.0.db.write().await?;
-        let pipeline = pipelines::update(&mut tx, &given.pipeline_id, &given.display_name, tags).await?;
-        tx.commit().await?;
-        Ok(shown(pipeline))
-    }
-
-    pub(super) async fn delete(&self, id: &str, cascade: bool) -> Result<()> {
-        let mut tx = self.0.db.write().await?;
-        pipelines::get(&mut tx, id).await?;
-        if !cascade && let Some(version) = versions::any(&mut tx, id).await? {
-            return Err(Error::invalid(format!(
-                "Failed to delete pipeline with id {id} as it has existing pipeline versions (e.g. {version}). Set \
-                 cascade=true to delete all versions"
-            )));
-        }
-        pipelines::delete(&mut tx, id).await?;
-        tx.commit().await
-    }
-
-    async fn get_version(&self, id: &str) -> Result<v2::PipelineVersion> {
-        let mut tx = self.0.db.read().await?;
-        Ok(shown_version(versions::get(&mut tx, id).await?))
-    }
-
-    /// One page of a pipeline's versions.
-    ///
-    /// # Errors
-    /// Code 3 without a pipeline, 5 when there is no such pipeline.
-    pub(super) async fn version_page(
-        tx: &mut Tx,
-        pipeline_id: &str,
-        options: &list::Options,
-    ) -> Result<list::Page<versions::Version>> {
-        if pipeline_id.is_empty() {
-            return Err(Error::invalid("Failed to list pipeline versions. Pipeline id cannot be empty"));
-        }
-        let page = versions::list(tx, pipeline_id, options).await?;
-        // An unknown pipeline is told apart from one without versions only when the page is empty.
-        if page.items.is_empty() {
-            pipelines::get(tx, pipeline_id).await?;
-        }
-        Ok(page)
+        Ok(shown(self.0.catalog.update(&given.pipeline_id, &given.display_name, tags).await?))
     }
 
     async fn list_versions(
@@ -354,16 +299,9 @@ impl Service {
     ) -> Result<v2::ListPipelineVersionsResponse> {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &versions::LISTABLE)?;
-        let mut tx = self.0.db.read().await?;
-        let page = Self::version_page(&mut tx, &request.pipeline_id, &options).await?;
-        let ids: Vec<String> = page.items.iter().map(|version| version.id.clone()).collect();
-        let mut specs = versions::specs(&mut tx, &ids).await?;
-        let shown = page.items.into_iter().map(|version| {
-            let spec = specs.remove(&version.id).unwrap_or_default();
-            shown_version(versions::Version { spec, ..version })
-        });
+        let page = self.0.catalog.versions(&request.pipeline_id, &options, true).await?;
         Ok(v2::ListPipelineVersionsResponse {
-            pipeline_versions: shown.collect(),
+            pipeline_versions: page.items.into_iter().map(shown_version).collect(),
             next_page_token: page.next,
             total_size: page.total,
         })
@@ -376,16 +314,8 @@ impl Service {
         }
         names::tags(&given.tags)?;
         let tags = (clear || !given.tags.is_empty()).then_some(&given.tags);
-        let mut tx = self.0.db.write().await?;
-        let version = versions::update(&mut tx, &given.pipeline_version_id, &given.display_name, tags).await?;
-        tx.commit().await?;
-        Ok(shown_version(version))
-    }
-
-    pub(super) async fn delete_version(&self, id: &str) -> Result<()> {
-        let mut tx = self.0.db.write().await?;
-        versions::delete(&mut tx, id).await?;
-        tx.commit().await
+        let id = &given.pipeline_version_id;
+        Ok(shown_version(self.0.catalog.update_version(id, &given.display_name, tags).await?))
     }
 }
 
@@ -433,7 +363,7 @@ impl PipelineService for Service {
 
     async fn delete_pipeline(&self, request: tonic::Request<v2::DeletePipelineRequest>) -> Answer<()> {
         let request = request.into_inner();
-        let done = self.delete(&request.pipeline_id, request.cascade).await;
+        let done = self.0.catalog.delete(&request.pipeline_id, request.cascade).await;
         answer(done.wrap(|| "Failed to delete a pipeline".to_owned()))
     }
 
@@ -449,7 +379,7 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<v2::GetPipelineVersionRequest>,
     ) -> Answer<v2::PipelineVersion> {
-        let done = self.get_version(&request.get_ref().pipeline_version_id).await;
+        let done = self.0.catalog.version(&request.get_ref().pipeline_version_id).await.map(shown_version);
         answer(done.wrap(|| "Failed to get a pipeline version".to_owned()))
     }
 
@@ -471,7 +401,7 @@ impl PipelineService for Service {
     }
 
     async fn delete_pipeline_version(&self, request: tonic::Request<v2::DeletePipelineVersionRequest>) -> Answer<()> {
-        let done = self.delete_version(&request.get_ref().pipeline_version_id).await;
+        let done = self.0.catalog.delete_version(&request.get_ref().pipeline_version_id).await;
         answer(done.wrap(|| "Failed to delete a pipeline version".to_owned()))
     }
 }

@@ -185,7 +185,7 @@ impl Service {
             if origin.is_empty() {
                 return Err(Error::invalid("a recurring run needs a pipeline, a pipeline version or a pipeline spec"));
             }
-            let source = origin.resolve(tx).await;
+            let source = origin.resolve(&self.0.catalog).await;
             let source = source.wrap(|| "Failed to fetch the pipeline of the recurring run".to_owned())?;
             source.template.check_runnable(&job.namespace, &self.0.rules)?;
             job.pipeline_id.clone_from(&source.pipeline_id);
@@ -199,7 +199,7 @@ impl Service {
             let source = if pinned {
                 sources::pinned(tx, &job).await
             } else {
-                Origin { pipeline_id: job.pipeline_id.clone(), ..Origin::default() }.resolve(tx).await
+                Origin { pipeline_id: job.pipeline_id.clone(), ..Origin::default() }.resolve(&self.0.catalog).await
             };
             let source = source.wrap(|| "Failed to fetch the pipeline of the recurring run".to_owned())?;
             self.object_spec(&mut job, &source, pinned)?

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Handle;
 use super::pipelines::{Draft, Service};
 use crate::error::{Error, Result};
-use crate::store::{pipelines, samples};
+use crate::store::samples;
 use crate::workflows::template::Template;
 
 /// Times of rows are in seconds: versions of one pipeline that follow each other closer would have no order.
@@ -124,10 +124,7 @@ pub async fn load(app: &Handle, config: &Path, tags: &BTreeMap<String, String>) 
 async fn store(app: &Handle, sample: &Sample, bytes: &[u8], tags: &BTreeMap<String, String>) -> Result<()> {
     let template = Template::from_file(bytes, &sample.file)?;
     let service = Service(app.clone());
-    let mut tx = app.db.read().await?;
-    let known = pipelines::by_name(&mut tx, &sample.name, app.wanted("")).await;
-    drop(tx);
-    let pipeline = match known {
+    let pipeline = match app.catalog.by_name(&sample.name, app.wanted("")).await {
         Err(error) if error.is_not_found() => {
             let draft = Draft {
                 name: sample.name.clone(),

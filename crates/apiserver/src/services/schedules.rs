@@ -179,9 +179,7 @@ impl Service {
             return Err(Error::invalid("Cannot create a job with an empty pipeline ID"));
         }
         let pinned = draft.pin || draft.origin.is_pinned();
-        let mut tx = self.0.db.read().await?;
-        let source = draft.origin.resolve(&mut tx).await;
-        drop(tx);
+        let source = draft.origin.resolve(&self.0.catalog).await;
         let source = source.wrap(|| "Failed to create a recurring run due to error fetching manifest".to_owned())?;
         source.template.check_runnable(&namespace, &self.0.rules)?;
         let mut job = jobs::Job {

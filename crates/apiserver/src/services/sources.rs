@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::Handle;
 use super::experiments::ensure_default;
+use crate::catalog::Catalog;
 use crate::error::{Error, Result, Wrap as _};
 use crate::store::specs::Specs;
-use crate::store::{Tx, experiments, jobs, versions};
+use crate::store::{Tx, experiments, jobs};
 use crate::workflows::template::Template;
 
 /// What a request says about its pipeline; the first that is set counts.
@@ -72,14 +73,14 @@ impl Origin {
     ///
     /// # Errors
     /// Code 5 for what does not exist, 3 for what cannot be read.
-    pub async fn resolve(&self, tx: &mut Tx) -> Result<Source> {
+    pub async fn resolve(&self, catalog: &Catalog) -> Result<Source> {
         if self.version_id.is_empty() && self.pipeline_id.is_empty() {
             return self.inline.as_ref().ok_or_else(missing)?.read();
         }
         let version = if self.version_id.is_empty() {
-            versions::latest(tx, &self.pipeline_id).await?
+            catalog.latest(&self.pipeline_id).await?
         } else {
-            versions::get(tx, &self.version_id).await?
+            catalog.version(&self.version_id).await?
         };
         if !self.pipeline_id.is_empty() && version.pipeline_id != self.pipeline_id {
             return Err(Error::invalid(format!(

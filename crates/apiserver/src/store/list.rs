@@ -106,7 +106,7 @@ impl Listable {
 
 /// What a list is ordered by before the id.
 #[derive(Clone, Debug)]
-enum Order {
+pub(super) enum Order {
     Field(Field),
     Metric(String),
 }
@@ -163,12 +163,12 @@ struct Token {
 /// A list request, understood.
 #[derive(Clone, Debug)]
 pub struct Options {
-    size: i32,
-    order: Order,
-    descending: bool,
-    filter: Vec<Predicate>,
-    tags: Vec<(String, String)>,
-    from: Option<(Value, String)>,
+    pub(super) size: i32,
+    pub(super) order: Order,
+    pub(super) descending: bool,
+    pub(super) filter: Vec<Predicate>,
+    pub(super) tags: Vec<(String, String)>,
+    pub(super) from: Option<(Value, String)>,
 }
 
 /// The paging fields of a list request.
@@ -278,7 +278,7 @@ impl Options {
         Ok(options)
     }
 
-    fn token(&self, listable: &Listable, value: Value, id: String) -> Result<String> {
+    pub(super) fn token(&self, listable: &Listable, value: Value, id: String) -> Result<String> {
         let token = Token {
             kind: listable.kind.to_owned(),
             column: self.order.key(),

@@ -8,6 +8,7 @@ pub mod expired;
 pub mod filter;
 pub mod jobs;
 pub mod list;
+pub mod memory;
 pub mod metrics;
 pub mod pipelines;
 mod row;

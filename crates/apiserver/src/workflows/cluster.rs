@@ -26,6 +26,10 @@ pub enum Kind {
     ScheduledWorkflow,
     /// Pod.
     Pod,
+    /// Pipeline that is kept in the cluster.
+    Pipeline,
+    /// Version of it.
+    PipelineVersion,
 }
 
 impl Kind {
@@ -34,6 +38,8 @@ impl Kind {
             Kind::Workflow => ("/apis/argoproj.io/v1alpha1", "workflows"),
             Kind::ScheduledWorkflow => ("/apis/kubeflow.org/v1beta1", "scheduledworkflows"),
             Kind::Pod => ("/api/v1", "pods"),
+            Kind::Pipeline => ("/apis/pipelines.kubeflow.org/v2beta1", "pipelines"),
+            Kind::PipelineVersion => ("/apis/pipelines.kubeflow.org/v2beta1", "pipelineversions"),
         }
     }
 }
@@ -77,9 +83,10 @@ impl From<kube::Error> for Failure {
 const METADATA: http::HeaderValue =
     http::HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 
+/// Asks for a list of metadata only.
 const METADATA_LIST: http::HeaderValue =
     http::HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
-/// Objects in one page of a list.
+/// Objects of one answer while a list is read.
 const PAGE: u32 = 500;
 
 /// How an object is deleted.
@@ -200,23 +207,78 @@ impl Cluster {
     /// # Errors
     /// See [`Failure`]; a kind that Kubernetes does not know is [`Failure::NotFound`].
     pub async fn labelled(&self, kind: Kind, namespace: &str, label: &str) -> Result<HashSet<String>, Failure> {
-        let (mut found, mut page) = (HashSet::new(), String::new());
+        let mut found = HashSet::new();
+        let take = |items: Vec<Value>| {
+            found.extend(items.iter().filter_map(|item| item["metadata"]["labels"][label].as_str().map(str::to_owned)));
+        };
+        self.pages(kind, Some(namespace), label, true, take).await?;
+        Ok(found)
+    }
+
+    /// Reads all objects of one namespace, or of all, with a label if one is given; only their metadata if asked so.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn list(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        label: &str,
+        metadata: bool,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut all = Vec::new();
+        self.pages(kind, namespace, label, metadata, |items| all.extend(items)).await?;
+        Ok(all)
+    }
+
+    /// Hands the objects of a list to `take` as their pages come.
+    async fn pages(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        label: &str,
+        metadata: bool,
+        mut take: impl FnMut(Vec<Value>),
+    ) -> Result<(), Failure> {
+        let (root, plural) = kind.path();
+        let base = match namespace {
+            Some(namespace) => url(kind, namespace, ""),
+            None => format!("{root}/{plural}"),
+        };
+        let escape =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let base = format!("{base}?limit={PAGE}&labelSelector={}", escape(label));
+        let mut from = String::new();
         loop {
-            let escaped = percent_encoding::utf8_percent_encode(label, percent_encoding::NON_ALPHANUMERIC);
-            let url = format!("{}?labelSelector={escaped}&limit={PAGE}{page}", url(kind, namespace, ""));
+            let url = if from.is_empty() { base.clone() } else { format!("{base}&continue={}", escape(&from)) };
             let mut request = request(Method::GET, &url, "", Vec::new())?;
-            request.headers_mut().insert(http::header::ACCEPT, METADATA_LIST);
-            let list = self.send(request).await?;
-            let values = list["items"].as_array().into_iter().flatten();
-            found.extend(values.filter_map(|item| item["metadata"]["labels"][label].as_str().map(str::to_owned)));
-            match list["metadata"]["continue"].as_str() {
-                None | Some("") => return Ok(found),
-                Some(token) => {
-                    let token = percent_encoding::utf8_percent_encode(token, percent_encoding::NON_ALPHANUMERIC);
-                    page = format!("&continue={token}");
-                }
+            if metadata {
+                request.headers_mut().insert(http::header::ACCEPT, METADATA_LIST);
+            }
+            let mut page = self.send(request).await?;
+            if let Value::Array(items) = page["items"].take() {
+                take(items);
+            }
+            match page["metadata"]["continue"].as_str() {
+                Some(next) if !next.is_empty() => next.clone_into(&mut from),
+                _ => return Ok(()),
             }
         }
+    }
+
+    /// Replaces the status of an object; its `resourceVersion` must be current.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn replace_status(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+    ) -> Result<Value, Failure> {
+        let url = format!("{}/status", url(kind, namespace, name));
+        self.send(request(Method::PUT, &url, "application/json", object.to_string().into_bytes())?).await
     }
 
     /// Replaces an object; its `resourceVersion` must be current.

@@ -243,7 +243,7 @@ pub struct Server {
 /// A minimal HTTP client.
 #[derive(Clone)]
 pub struct Http(
-    hyper_util::client::legacy::Client<hyper_util::client::legacy::connect::HttpConnector, axum::body::Body>,
+    pub hyper_util::client::legacy::Client<hyper_util::client::legacy::connect::HttpConnector, axum::body::Body>,
 );
 
 /// Status and body of an answer.

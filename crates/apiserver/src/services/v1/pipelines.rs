@@ -79,20 +79,20 @@ impl Service {
     }
 
     async fn get_v1(&self, id: &str) -> Result<api::Pipeline> {
-        let mut tx = self.0.db.read().await?;
-        let pipeline = pipelines::get(&mut tx, id).await?;
-        Ok(shown(pipeline, versions::latest(&mut tx, id).await?))
+        let pipeline = self.0.catalog.get(id).await?;
+        Ok(shown(pipeline, self.0.catalog.latest(id).await?))
     }
 
     async fn by_name_v1(&self, request: api::GetPipelineByNameRequest) -> Result<api::Pipeline> {
+        self.0.catalog.check_v1()?;
         let namespace = self.0.access.stored_namespace(&request.namespace);
-        let mut tx = self.0.db.read().await?;
-        let pipeline = pipelines::by_name(&mut tx, &request.name, self.0.wanted(&namespace)).await?;
-        let version = versions::latest(&mut tx, &pipeline.id).await?;
+        let pipeline = self.0.catalog.by_name(&request.name, self.0.wanted(&namespace)).await?;
+        let version = self.0.catalog.latest(&pipeline.id).await?;
         Ok(shown(pipeline, version))
     }
 
     async fn list_v1(&self, request: api::ListPipelinesRequest) -> Result<api::ListPipelinesResponse> {
+        self.0.catalog.check_v1()?;
         let namespace = match scope(request.resource_reference_key.as_ref())? {
             None => "",
             Some((ResourceType::Namespace, id)) => id,
@@ -105,10 +105,9 @@ impl Service {
         };
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &pipelines::LISTABLE)?;
-        let mut tx = self.0.db.read().await?;
-        let page = pipelines::list(&mut tx, &self.0.access.stored_namespace(namespace), &options).await?;
+        let page = self.0.catalog.list(&self.0.access.stored_namespace(namespace), &options).await?;
         let ids: Vec<String> = page.items.iter().map(|pipeline| pipeline.id.clone()).collect();
-        let mut newest = versions::latest_of(&mut tx, &ids).await?;
+        let mut newest = self.0.catalog.latest_of(&ids).await?;
         let shown = page.items.into_iter().map(|pipeline| match newest.remove(&pipeline.id) {
             Some(version) => shown(pipeline, version),
             None => bare(pipeline),
@@ -121,9 +120,8 @@ impl Service {
     }
 
     async fn template(&self, pipeline_id: &str) -> Result<api::GetTemplateResponse> {
-        let mut tx = self.0.db.read().await?;
-        pipelines::get(&mut tx, pipeline_id).await?;
-        Ok(api::GetTemplateResponse { template: versions::latest(&mut tx, pipeline_id).await?.spec })
+        self.0.catalog.get(pipeline_id).await?;
+        Ok(api::GetTemplateResponse { template: self.0.catalog.latest(pipeline_id).await?.spec })
     }
 
     async fn create_version_v1(&self, request: api::CreatePipelineVersionRequest) -> Result<api::PipelineVersion> {
@@ -145,11 +143,6 @@ impl Service {
         Ok(shown_version(self.create_version_from_url(&parent, &draft).await?))
     }
 
-    async fn get_version_v1(&self, id: &str) -> Result<versions::Version> {
-        let mut tx = self.0.db.read().await?;
-        versions::get(&mut tx, id).await
-    }
-
     async fn list_versions_v1(
         &self,
         request: api::ListPipelineVersionsRequest,
@@ -160,20 +153,12 @@ impl Service {
             .ok_or_else(|| Error::invalid("Failed to list pipeline versions (v1beta1) due to missing pipeline id"))?;
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &versions::LISTABLE)?;
-        let mut tx = self.0.db.read().await?;
-        let page = Self::version_page(&mut tx, &parent, &options).await?;
+        let page = self.0.catalog.versions(&parent, &options, false).await?;
         Ok(api::ListPipelineVersionsResponse {
             versions: page.items.into_iter().map(shown_version).collect(),
             next_page_token: page.next,
             total_size: page.total,
         })
-    }
-
-    async fn set_default_version(&self, request: &api::UpdatePipelineDefaultVersionRequest) -> Result<()> {
-        let mut tx = self.0.db.write().await?;
-        versions::get(&mut tx, &request.version_id).await?;
-        pipelines::set_default(&mut tx, &request.pipeline_id, &request.version_id).await?;
-        tx.commit().await
     }
 }
 
@@ -204,7 +189,7 @@ impl PipelineService for Service {
     }
 
     async fn delete_pipeline_v1(&self, request: tonic::Request<api::DeletePipelineRequest>) -> Answer<()> {
-        let done = self.delete(&request.get_ref().id, false).await;
+        let done = self.0.catalog.delete(&request.get_ref().id, false).await;
         answer(done.wrap(|| "Failed to delete a pipeline (v1beta1)".to_owned()))
     }
 
@@ -225,7 +210,7 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<api::GetPipelineVersionRequest>,
     ) -> Answer<api::PipelineVersion> {
-        let found = self.get_version_v1(&request.get_ref().version_id).await.map(shown_version);
+        let found = self.0.catalog.version(&request.get_ref().version_id).await.map(shown_version);
         answer(found.wrap(|| "Failed to get a pipeline version (v1beta1)".to_owned()))
     }
 
@@ -241,7 +226,7 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<api::DeletePipelineVersionRequest>,
     ) -> Answer<()> {
-        let done = self.delete_version(&request.get_ref().version_id).await;
+        let done = self.0.catalog.delete_version(&request.get_ref().version_id).await;
         answer(done.wrap(|| "Failed to delete a pipeline version (v1beta1)".to_owned()))
     }
 
@@ -249,7 +234,7 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<api::GetPipelineVersionTemplateRequest>,
     ) -> Answer<api::GetTemplateResponse> {
-        let found = self.get_version_v1(&request.get_ref().version_id).await;
+        let found = self.0.catalog.version(&request.get_ref().version_id).await;
         let template = found.map(|version| api::GetTemplateResponse { template: version.spec });
         answer(template.wrap(|| "Failed to get a pipeline version template (v1beta1)".to_owned()))
     }
@@ -258,7 +243,8 @@ impl PipelineService for Service {
         &self,
         request: tonic::Request<api::UpdatePipelineDefaultVersionRequest>,
     ) -> Answer<()> {
-        let done = self.set_default_version(request.get_ref()).await;
+        let request = request.into_inner();
+        let done = self.0.catalog.set_default(&request.pipeline_id, &request.version_id).await;
         answer(done.wrap(|| "Failed to update a pipeline's default version (v1beta1)".to_owned()))
     }
 }

@@ -28,8 +28,8 @@ def story(done):
 
 
 def log(server, done, task="shell"):
-    """The log artifact of a task, as it is in the store."""
-    found = sorted((server.home).rglob(f"{done.run_id}/{task}/*/executor-logs-0"))
+    """The log artifact of a task, as it is in the store (not the whole home: pods are removed there meanwhile)."""
+    found = sorted((server.home / "objects").rglob(f"{done.run_id}/{task}/*/executor-logs-0"))
     assert found, "no log"
     return found[-1]
 

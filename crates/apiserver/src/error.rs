@@ -65,6 +65,18 @@ impl Error {
         Self::new(Code::Aborted, format!("BadRequestError: {message}: {cause}"), message)
     }
 
+    /// The caller may not do this; code 7.
+    pub fn permission_denied(message: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        let message = message.into();
+        Self::new(Code::PermissionDenied, format!("PermissionDenied: {message}: {cause}"), message)
+    }
+
+    /// Nobody knows who calls; code 16.
+    pub fn unauthenticated(message: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        let message = message.into();
+        Self::new(Code::Unauthenticated, format!("Unauthenticated: {message}: {cause}"), message)
+    }
+
     /// The server failed; code 13. Clients see only `Internal Server Error` as the external text.
     pub fn internal(message: impl Into<String>, cause: impl std::fmt::Display) -> Self {
         Self::new(Code::Internal, format!("InternalServerError: {}: {cause}", message.into()), "Internal Server Error")

@@ -74,13 +74,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         retention,
         tls,
         plugins,
+        access,
     } = options;
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
     let http = http_listener.local_addr().unwrap_or(http_address);
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
-    tracing::info!(%http, %grpc, tls = tls.is_some(), %database, %namespace, "API server starts");
-    let settings = http::Settings { commit, tag, archive, objects };
+    tracing::info!(%http, %grpc, tls = tls.is_some(), %database, %namespace, multi_user = access.multi_user, "API server starts");
+    let settings = http::Settings { commit, tag, archive, objects, multi_user: access.multi_user };
     let front = server::Front::open(http_listener, settings, tls.as_ref(), &shutdown)?;
     let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
     let prepare = async {
@@ -89,9 +90,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
             Some(client) => workflows::cluster::Cluster::new(client),
             None => workflows::cluster::Cluster::infer().await?,
         };
-        let mut tx = db.write().await?;
-        services::experiments::ensure_default(&mut tx).await?;
-        tx.commit().await?;
+        // With many users, each namespace has experiments of its own and none by default.
+        if !access.multi_user {
+            let mut tx = db.write().await?;
+            services::experiments::ensure_default(&mut tx).await?;
+            tx.commit().await?;
+        }
         let app = Arc::new(services::App {
             db,
             cluster,
@@ -103,6 +107,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
             metrics,
             visualizations,
             plugins,
+            access,
         });
         if let Some(list) = samples {
             services::samples::load(&app, &list, &sample_tags).await?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use kfp_core::flags::Flags;
 use kfp_core::objects::Session;
 
+use crate::access;
 use crate::config::{self, Config};
 use crate::domain::plugins::Limits;
 use crate::services::samples;
@@ -54,14 +55,16 @@ pub struct Options {
     pub samples: Option<PathBuf>,
     /// Their tags (`MANAGED_PIPELINES_UPLOAD_TAGS`).
     pub sample_tags: BTreeMap<String, String>,
-    /// Address of the visualization server.
-    pub visualizations: Option<String>,
+    /// Where visualization servers are.
+    pub visualizations: visualizations::Servers,
     /// How long runs are kept.
     pub retention: Retention,
     /// TLS of both listeners.
     pub tls: Option<tls::Settings>,
     /// Limits of what plugins are given (`PLUGIN_MAX_*`).
     pub plugins: Limits,
+    /// Who may do what.
+    pub access: access::Settings,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -197,9 +200,6 @@ impl Options {
     /// # Errors
     /// Names the setting that is wrong or not supported.
     pub fn from_config(config: &Config) -> Result<Self, Error> {
-        if config.bool("MULTIUSER", false)? {
-            return Err(Error::Unsupported("MULTIUSER=true".to_owned()));
-        }
         let env = |name: &str| config.env(name).map(str::to_owned);
         Ok(Options {
             http_address: SocketAddr::from(([0, 0, 0, 0], 8888)),
@@ -228,10 +228,11 @@ impl Options {
             samples: None,
             sample_tags: samples::tags(&config.text("MANAGED_PIPELINES_UPLOAD_TAGS", ""))
                 .map_err(|text| Error::Flag(format!("MANAGED_PIPELINES_UPLOAD_TAGS: {text}")))?,
-            visualizations: visualizations::server(config),
+            visualizations: visualizations::Servers::from_config(config),
             retention: Retention::from_config(config)?,
             tls: None,
             plugins: Limits::from_config(config)?,
+            access: access::Settings::from_config(config)?,
         })
     }
 }

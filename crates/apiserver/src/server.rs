@@ -15,7 +15,7 @@ use tonic::service::Routes;
 use crate::services::v1::{Auth, visualizations};
 use crate::services::{Handle, experiments, pipelines, recurring_runs, reports, runs, tasks};
 use crate::tls::{self, Incoming};
-use crate::{Error, http, metrics};
+use crate::{Error, access, http, metrics};
 
 /// Workflows and pipelines may be large; upstream sets no limit either.
 const MESSAGE_LIMIT: usize = i32::MAX as usize;
@@ -100,7 +100,9 @@ pub async fn routes(app: &Handle) -> Result<Routes, Error> {
         .add_service(reflection().build_v1().map_err(|error| Error::Wiring(error.to_string()))?)
         .add_service(reflection().build_v1alpha().map_err(|error| Error::Wiring(error.to_string()))?);
     let observe = axum::middleware::from_fn_with_state(app.metrics.clone(), metrics::observe);
-    let router = routes.routes().into_axum_router().layer(axum::middleware::from_fn(name_unimplemented)).layer(observe);
+    let guard = axum::middleware::from_fn_with_state(app.clone(), access::guard);
+    let router = routes.routes().into_axum_router().layer(guard);
+    let router = router.layer(axum::middleware::from_fn(name_unimplemented)).layer(observe);
     Ok(Routes::from(router))
 }
 

@@ -29,17 +29,26 @@ pub fn workflow(workflow: &Value) -> Result<(), Vec<String>> {
         Some(entry) if templates.contains_key(entry) => {}
         entry => problems.push(format!("entrypoint template {:?} does not exist", entry.unwrap_or_default())),
     }
+    let required: Required = templates.iter().map(|(name, template)| (*name, required_inputs(template))).collect();
     for (name, template) in &templates {
         let inputs = names(&template["inputs"]["parameters"], &format!("input of template {name:?}"), &mut problems);
         let scope = Scope { template: name, inputs: &inputs, arguments: &arguments };
-        for task in items(&template["dag"]["tasks"]) {
-            scope.references(task, &mut problems);
-        }
         scope.references(&template["container"], &mut problems);
-        scope.tasks(items(&template["dag"]["tasks"]), &templates, &mut problems);
+        scope.tasks(items(&template["dag"]["tasks"]), &required, &mut problems);
     }
     problems.sort();
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// By template, the inputs that a task has to give.
+type Required<'a> = HashMap<&'a str, Vec<&'a str>>;
+
+fn required_inputs(template: &Value) -> Vec<&str> {
+    items(&template["inputs"]["parameters"])
+        .iter()
+        .filter(|input| input.get("default").is_none())
+        .map(|input| text(input, "name"))
+        .collect()
 }
 
 fn items(list: &Value) -> &[Value] {
@@ -92,55 +101,63 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    fn tasks(&self, tasks: &[Value], templates: &HashMap<&str, &Value>, problems: &mut Vec<String>) {
-        let known: HashSet<&str> = tasks.iter().map(|task| text(task, "name")).collect();
-        if known.len() != tasks.len() {
-            problems.push(format!("template {:?} has two tasks of one name", self.template));
-        }
+    /// Looks at every task just once, as a thousand of them do not stay in the processor's cache.
+    fn tasks(&self, tasks: &[Value], required: &Required, problems: &mut Vec<String>) {
+        let mut known: HashSet<&str> = HashSet::with_capacity(tasks.len());
         let mut edges: HashMap<&str, Vec<&str>> = HashMap::new();
         for task in tasks {
             let name = text(task, "name");
-            let place = Place { template: self.template, task: name, part: "" };
+            let place = self.place(name);
             if !is_name(name) {
                 problems.push(format!("{place}: the name is not made of letters, digits and '-', at most {MAX_NAME}"));
             }
-            self.arguments_fit(task, templates, place, problems);
-            if let Some(hook) = task["hooks"].get("exit") {
-                self.arguments_fit(hook, templates, Place { part: ", exit hook", ..place }, problems);
+            if !known.insert(name) {
+                problems.push(format!(
+                    "template {:?} would have two tasks named {name:?}; a generated name collides with a task's, rename it",
+                    self.template
+                ));
             }
-            for term in text(task, "depends").split(" && ").filter(|term| !term.is_empty()) {
-                let dependency = term.split_once('.').map_or(term, |(dependency, _)| dependency);
-                if known.contains(dependency) {
-                    edges.entry(name).or_default().push(dependency);
-                } else {
-                    problems.push(format!("{place}: depends on {dependency:?}, which does not exist"));
+            self.references(task, problems);
+            self.arguments_fit(task, required, place, problems);
+            if let Some(hook) = task.get("hooks").and_then(|hooks| hooks.get("exit")) {
+                self.arguments_fit(hook, required, Place { part: ", exit hook", ..place }, problems);
+            }
+            let terms = text(task, "depends").split(" && ").filter(|term| !term.is_empty());
+            let dependencies: Vec<&str> =
+                terms.map(|term| term.split_once('.').map_or(term, |(dependency, _)| dependency)).collect();
+            if !dependencies.is_empty() {
+                edges.insert(name, dependencies);
+            }
+        }
+        for (name, dependencies) in &mut edges {
+            dependencies.retain(|dependency| {
+                let exists = known.contains(dependency);
+                if !exists {
+                    problems.push(format!("{}: depends on {dependency:?}, which does not exist", self.place(name)));
                 }
-            }
+                exists
+            });
         }
         if has_cycle(&known, &edges) {
             problems.push(format!("template {:?}: tasks depend on each other in a cycle", self.template));
         }
     }
 
-    fn arguments_fit(&self, user: &Value, templates: &HashMap<&str, &Value>, place: Place, problems: &mut Vec<String>) {
-        let Some(template) = templates.get(text(user, "template")) else {
+    fn place<'a>(&'a self, task: &'a str) -> Place<'a> {
+        Place { template: self.template, task, part: "" }
+    }
+
+    fn arguments_fit(&self, user: &Value, required: &Required, place: Place, problems: &mut Vec<String>) {
+        let Some(inputs) = required.get(text(user, "template")) else {
             problems.push(format!("{place}: template {:?} does not exist", text(user, "template")));
             return;
         };
-        let inputs = items(&template["inputs"]["parameters"]);
-        let arguments = items(&user["arguments"]["parameters"]);
-        // Nearly always a handful, so that looking through all of them is quickest.
-        let many: HashSet<&str> = match inputs.len() {
-            0..=32 => HashSet::new(),
-            _ => arguments.iter().map(|p| text(p, "name")).collect(),
-        };
-        let is_given = |name: &str| match many.is_empty() {
-            true => arguments.iter().any(|argument| text(argument, "name") == name),
-            false => many.contains(name),
-        };
+        let mut given: Vec<&str> =
+            items(&user["arguments"]["parameters"]).iter().map(|argument| text(argument, "name")).collect();
+        given.sort_unstable();
         for input in inputs {
-            if input.get("default").is_none() && !is_given(text(input, "name")) {
-                problems.push(format!("{place}: argument {:?} is missing", text(input, "name")));
+            if given.binary_search(input).is_err() {
+                problems.push(format!("{place}: argument {input:?} is missing"));
             }
         }
     }
@@ -228,7 +245,7 @@ mod tests {
                 ),
                 "in a cycle",
             ),
-            (e(json!([{"name": "a", "template": "e"}, {"name": "a", "template": "e"}])), "two tasks of one name"),
+            (e(json!([{"name": "a", "template": "e"}, {"name": "a", "template": "e"}])), "two tasks named \"a\""),
             (
                 e(json!([{"name": "a", "template": "e", "when": "{{inputs.parameters.z}} != 1"}])),
                 "{{inputs.parameters.z}} does not exist",

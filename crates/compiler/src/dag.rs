@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use kfp_core::{gojson, ir};
+use kfp_core::ir;
 use kfp_proto::ml_pipelines::pipeline_task_spec::{Iterator, RetryPolicy, trigger_policy::TriggerStrategy};
 use kfp_proto::ml_pipelines::task_inputs_spec::{input_artifact_spec, input_parameter_spec};
 use kfp_proto::ml_pipelines::{DagSpec, PipelineTaskSpec};
@@ -62,24 +62,15 @@ fn attach_hook(task: &mut Value, hook: Option<&str>) {
     }
 }
 
-fn dag_template(name: &str, inputs: &[&str], tasks: Vec<Value>) -> Result<Value, Error> {
-    let mut names = HashSet::new();
-    for task in &tasks {
-        let task = task["name"].as_str().unwrap_or_default();
-        if !names.insert(task) {
-            return Err(Error::spec(format!(
-                "template {name:?} would have two tasks named {task:?}; a generated name collides with a task's, rename it"
-            )));
-        }
-    }
+fn dag_template(name: &str, inputs: &[&str], tasks: Vec<Value>) -> Value {
     let inputs: Vec<Value> = inputs.iter().map(|name| declared(name)).collect();
-    Ok(object([
+    object([
         ("name", name.into()),
         ("inputs", parameters(inputs)),
         ("outputs", json!({})),
         ("metadata", json!({})),
         ("dag", object([("tasks", Value::Array(tasks))])),
-    ]))
+    ])
 }
 
 /// A task of a DAG template.
@@ -175,7 +166,7 @@ impl Compiler<'_> {
     /// Compiles DAG component `name`, whose components have all been visited.
     pub(crate) fn dag(&mut self, name: &str, mut dag: DagSpec) -> Result<(), Error> {
         connect(&mut dag)?;
-        let (dag, texts) = self.save_dag(name, dag)?;
+        let dag = self.save_dag(name, dag)?;
         for (task_name, task) in &dag.tasks {
             if matches!(task.iterator, Some(Iterator::ArtifactIterator(_))) {
                 return Err(Error::spec("artifact iterator not implemented yet")).at(|| format!("task {task_name:?}"));
@@ -183,7 +174,7 @@ impl Compiler<'_> {
         }
         let mut hooks: HashMap<&str, (String, &str)> = HashMap::new();
         for (task_name, task) in dag.tasks.iter().filter(|(_, task)| is_exit(task)) {
-            let tasks = self.task(task_name, task, texts.get(task_name), Place { dag: name, ..Place::default() })?;
+            let tasks = self.task(task_name, task, Place { dag: name, ..Place::default() })?;
             let template = format!("exit-hook-{name}-{task_name}");
             for target in &task.dependent_tasks {
                 let earlier = hooks.insert(target, (template.clone(), task_name));
@@ -193,23 +184,18 @@ impl Compiler<'_> {
                     )));
                 }
             }
-            let built = dag_template(&template, &[PARENT], tasks)?;
+            let built = dag_template(&template, &[PARENT], tasks);
             self.add_template(&template, built).at(|| "DAG".into())?;
         }
         let mut tasks = Vec::new();
         for (task_name, task) in dag.tasks.iter().filter(|(_, task)| !is_exit(task)) {
             let hook = hooks.get(task_name.as_str()).map(|(template, _)| template.as_str());
-            tasks.extend(self.task(
-                task_name,
-                task,
-                texts.get(task_name),
-                Place { dag: name, hook, iteration_of: None },
-            )?);
+            tasks.extend(self.task(task_name, task, Place { dag: name, hook, iteration_of: None })?);
         }
         if tasks.is_empty() {
             return Err(Error::spec(format!("DAG {name} must contain one or more non-exit tasks")));
         }
-        let template = dag_template(name, &[PARENT], tasks)?;
+        let template = dag_template(name, &[PARENT], tasks);
         self.add_template(name, template).at(|| "DAG".into())?;
         if name == ROOT { self.entrypoint() } else { Ok(()) }
     }
@@ -224,18 +210,12 @@ impl Compiler<'_> {
         let arguments = vec![given(PARENT, task_output("root-driver", "execution-id")), given("condition", "")];
         let mut root = called(ROOT, ROOT, arguments);
         root["depends"] = "root-driver.Succeeded".into();
-        let template = dag_template("entrypoint", &[], vec![driver, root])?;
+        let template = dag_template("entrypoint", &[], vec![driver, root]);
         self.add_template("entrypoint", template)
     }
 
-    fn task(
-        &mut self,
-        name: &str,
-        task: &PipelineTaskSpec,
-        json: Option<&Value>,
-        place: Place,
-    ) -> Result<Vec<Value>, Error> {
-        let text = json.map_or_else(|| gojson::to_string(&ir::encode(task)), gojson::to_string);
+    fn task(&mut self, name: &str, task: &PipelineTaskSpec, place: Place) -> Result<Vec<Value>, Error> {
+        let text = ir::encode_text(task);
         self.task_with(name, task, &text, place).at(|| format!("compiling task {name:?}"))
     }
 
@@ -389,7 +369,7 @@ impl Compiler<'_> {
         let tasks = self.iterations(name, task, text, place).at(|| "iterationItem task".into())?;
         let template_name = self
             .free_name(&[format!("{component}-{name}-iterator"), format!("{component}-{}-{name}-iterator", place.dag)]);
-        let mut template = dag_template(&template_name, &[PARENT], tasks)?;
+        let mut template = dag_template(&template_name, &[PARENT], tasks);
         let limit = task.iterator_policy.as_ref().map_or(0, |policy| policy.parallelism_limit);
         set(&mut template, "parallelism", (limit > 0).then_some(limit));
         self.add_template(&template_name, template)?;
@@ -424,7 +404,7 @@ impl Compiler<'_> {
             format!("{component}-{name}-iteration"),
             format!("{component}-{}-{name}-iteration", place.dag),
         ]);
-        let template = dag_template(&template_name, &[PARENT, INDEX], items)?;
+        let template = dag_template(&template_name, &[PARENT, INDEX], items);
         self.add_template(&template_name, template)?;
         let output = |parameter| task_output("iteration-driver", parameter);
         let arguments = vec![given(PARENT, output("execution-id")), given(INDEX, "{{item}}")];

@@ -3,21 +3,21 @@
 //! Upstream hashes Go's JSON of the generated struct: original field names in the order of declaration, empty
 //! fields left out.
 
-use kfp_core::gojson;
+use kfp_core::{gojson, hex};
 use kfp_proto::ml_pipelines::pipeline_deployment_config::PipelineContainerSpec;
 use kfp_proto::ml_pipelines::pipeline_deployment_config::pipeline_container_spec::{Lifecycle, ResourceSpec};
 use sha2::{Digest, Sha256};
 
 /// Lower-case hexadecimal SHA-256 of [`hash_json`].
 pub fn container_hash(container: &PipelineContainerSpec) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let hash = Sha256::digest(hash_json(container));
-    hash.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|half| DIGITS[usize::from(half)]).collect()
+    hex::text(&Sha256::digest(hash_json(container)))
 }
 
 /// The text that is hashed.
 pub fn hash_json(container: &PipelineContainerSpec) -> String {
-    let mut object = Object::new();
+    let text: usize = container.command.iter().chain(&container.args).map(|part| part.len() + 3).sum();
+    let mut object = Object(String::with_capacity(text + text / 8 + 64));
+    object.0.push('{');
     object.text("image", &container.image);
     object.texts("command", &container.command);
     object.texts("args", &container.args);
@@ -84,42 +84,44 @@ impl Object {
         Self(String::from("{"))
     }
 
-    fn raw(&mut self, key: &str, json: &str) {
+    fn key(&mut self, key: &str) {
         if self.0.len() > 1 {
             self.0.push(',');
         }
         gojson::write_string(&mut self.0, key);
         self.0.push(':');
+    }
+
+    fn raw(&mut self, key: &str, json: &str) {
+        self.key(key);
         self.0.push_str(json);
     }
 
     fn text(&mut self, key: &str, value: &str) {
         if !value.is_empty() {
-            let mut json = String::new();
-            gojson::write_string(&mut json, value);
-            self.raw(key, &json);
+            self.key(key);
+            gojson::write_string(&mut self.0, value);
         }
     }
 
     fn texts(&mut self, key: &str, values: &[String]) {
         if !values.is_empty() {
-            let mut json = String::from("[");
+            self.key(key);
+            self.0.push('[');
             for (i, value) in values.iter().enumerate() {
                 if i > 0 {
-                    json.push(',');
+                    self.0.push(',');
                 }
-                gojson::write_string(&mut json, value);
+                gojson::write_string(&mut self.0, value);
             }
-            json.push(']');
-            self.raw(key, &json);
+            self.0.push(']');
         }
     }
 
     fn double(&mut self, key: &str, value: f64) {
         if value != 0.0 {
-            let mut json = String::new();
-            gojson::write_f64(&mut json, value);
-            self.raw(key, &json);
+            self.key(key);
+            gojson::write_f64(&mut self.0, value);
         }
     }
 

@@ -28,8 +28,7 @@ pub(crate) const ROOT: &str = "root";
 /// State of one compilation.
 pub(crate) struct Compiler<'a> {
     pub(crate) shared: Shared<'a>,
-    root: Option<ComponentSpec>,
-    components: BTreeMap<String, ComponentSpec>,
+    spec: &'a PipelineSpec,
     executors: BTreeMap<String, ExecutorSpec>,
     kubernetes: Option<&'a SinglePlatformSpec>,
     pub(crate) runtime_config: String,
@@ -51,18 +50,19 @@ pub(crate) fn compile(package: &Package, job: &Job, options: &Options) -> Result
     if package.name().is_empty() {
         return Err(Error::spec("pipelineInfo.name is empty"));
     }
-    let deployment = spec.deployment_spec.as_ref().map_or_else(|| json!({}), ir::struct_to_json);
-    let deployment: PipelineDeploymentConfig =
-        ir::decode(&deployment, Unknown::Ignore).map_err(|e| Error::spec(format!("deploymentSpec: {e}")))?;
+    let deployment: PipelineDeploymentConfig = match &spec.deployment_spec {
+        None => PipelineDeploymentConfig::default(),
+        Some(config) => {
+            ir::decode_struct(config, Unknown::Ignore).map_err(|e| Error::spec(format!("deploymentSpec: {e}")))?
+        }
+    };
     let kubernetes = package.platform().and_then(|platform| platform.platforms.get("kubernetes"));
     let mut compiler = Compiler {
         shared: Shared { options, pipeline: package.name(), display_name: &job.display_name },
         runtime_config: gojson::to_string(&runtime_config(spec, job, options)),
         executors: deployment.executors,
         kubernetes,
-        // Taken apart on the way. The deployment spec, most of a pipeline, is not: it is read above.
-        root: spec.root.clone(),
-        components: spec.components.clone(),
+        spec,
         arguments: Vec::new(),
         argument_names: HashSet::new(),
         templates: Vec::new(),
@@ -185,13 +185,10 @@ pub(crate) enum ComponentKind {
     },
 }
 
-impl Compiler<'_> {
-    fn component_mut(&mut self, name: &str) -> Option<&mut ComponentSpec> {
-        if name == ROOT { self.root.as_mut() } else { self.components.get_mut(name) }
-    }
-
-    fn component(&self, name: &str) -> Option<&ComponentSpec> {
-        if name == ROOT { self.root.as_ref() } else { self.components.get(name) }
+impl<'a> Compiler<'a> {
+    fn component(&self, name: &str) -> Option<&'a ComponentSpec> {
+        let spec = self.spec;
+        if name == ROOT { spec.root.as_ref() } else { spec.components.get(name) }
     }
 
     /// Visits a component and what it uses; `inherited` is the retry policy of the task that led here.
@@ -204,18 +201,18 @@ impl Compiler<'_> {
         if !self.visited.insert(name.to_owned()) {
             return Ok(());
         }
-        let Some(component) = self.component_mut(name) else {
+        let Some(component) = self.component(name) else {
             return Err(Error::spec(format!("component spec for {name:?} not found"))).at(context);
         };
-        match component.implementation.take() {
+        match &component.implementation {
             Some(Implementation::ExecutorLabel(label)) if !label.is_empty() => {
-                component.implementation = Some(Implementation::ExecutorLabel(label.clone()));
                 if name == ROOT {
                     return Err(Error::spec("the root component is an executor; only a DAG can be run")).at(context);
                 }
-                self.visit_executor(name, &label).at(context)
+                self.visit_executor(name, label).at(context)
             }
-            Some(Implementation::Dag(mut dag)) => {
+            Some(Implementation::Dag(dag)) => {
+                let mut dag = dag.clone();
                 check_name("DAG component", name)?;
                 if self.path.len() >= MAX_DEPTH {
                     return Err(Error::spec(format!("DAG components are nested more than {MAX_DEPTH} deep")))
@@ -238,7 +235,7 @@ impl Compiler<'_> {
                 self.dag(name, dag).at(|| format!("compiling DAG {name:?}"))
             }
             _ => {
-                let text = gojson::to_string(&ir::encode(component));
+                let text = ir::encode_text(component);
                 Err(Error::spec(format!("unknown component implementation: {text}"))).at(context)
             }
         }
@@ -253,7 +250,7 @@ impl Compiler<'_> {
         if name == ROOT {
             return Err(Error::spec(format!("task {key:?}: the component name \"root\" is reserved")));
         }
-        if !self.components.contains_key(name) {
+        if !self.spec.components.contains_key(name) {
             return Err(Error::spec(format!("cannot find component ref name={name:?}"))).at(|| format!("task {key:?}"));
         }
         Ok(name.to_owned())
@@ -263,12 +260,14 @@ impl Compiler<'_> {
         let Some(executor) = self.executors.get(label) else {
             return Err(Error::spec(format!("executor(label={label:?}) not found in deployment config")));
         };
-        let implementation = match &executor.spec {
+        let text = match &executor.spec {
             Some(Spec::Container(container)) => {
-                self.keys.insert(name.to_owned(), hash::container_hash(container));
-                ir::encode(container)
+                let hash = hash::container_hash(container);
+                let stored = self.argument_names.contains(&implementation_argument(&hash));
+                self.keys.insert(name.to_owned(), hash);
+                (!stored).then(|| ir::encode_text(container))
             }
-            Some(Spec::Importer(importer)) => ir::encode(importer),
+            Some(Spec::Importer(importer)) => Some(ir::encode_text(importer)),
             _ => {
                 return Err(Error::spec(format!(
                     "executor(label={label:?}): non-container and non-importer executor not implemented"
@@ -281,8 +280,9 @@ impl Compiler<'_> {
             self.take_kubernetes(name, &config).at(|| format!("failed to add Kubernetes spec for {name}"))?;
         }
         self.save_component(name)?;
-        let argument = format!("implementations-{}", self.key(name));
-        self.save(argument, || gojson::to_string(&implementation));
+        if let Some(text) = text {
+            self.save(implementation_argument(self.key(name)), || text);
+        }
         Ok(())
     }
 
@@ -307,33 +307,34 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// Stores the component; a DAG must have been put back by then.
+    /// Stores a component that is no DAG.
     fn save_component(&mut self, name: &str) -> Result<(), Error> {
         let Some(component) = self.component(name) else {
             return Err(Error::spec(format!("component spec for {name:?} not found")));
         };
         let argument = format!("components-{}", self.key(name));
         if !self.argument_names.contains(&argument) {
-            let text = gojson::to_string(&ir::encode(component));
+            let text = ir::encode_text(component);
             self.save(argument, || text);
         }
         Ok(())
     }
 
-    /// Puts the DAG back into its component and stores that, then hands the DAG out again, with the JSON of its tasks.
-    pub(crate) fn save_dag(&mut self, name: &str, dag: DagSpec) -> Result<(DagSpec, Map<String, Value>), Error> {
+    /// Stores a component with the DAG as it is compiled; hands the DAG back.
+    pub(crate) fn save_dag(&mut self, name: &str, dag: DagSpec) -> Result<DagSpec, Error> {
         let missing = || Error::spec(format!("component spec for {name:?} not found"));
-        let component = self.component_mut(name).ok_or_else(missing)?;
-        component.implementation = Some(Implementation::Dag(dag));
-        let mut json = ir::encode(component);
-        // What stays behind only has to say that the component is a DAG.
-        let Some(Implementation::Dag(dag)) = &mut component.implementation else { return Err(missing()) };
-        let dag = std::mem::take(dag);
-        self.save(format!("components-{}", self.key(name)), || gojson::to_string(&json));
-        let tasks = json.pointer_mut("/dag/tasks").map(Value::take);
-        match tasks {
-            Some(Value::Object(tasks)) => Ok((dag, tasks)),
-            _ => Ok((dag, Map::new())),
+        let given = self.component(name).ok_or_else(missing)?;
+        let component = ComponentSpec {
+            input_definitions: given.input_definitions.clone(),
+            output_definitions: given.output_definitions.clone(),
+            single_platform_specs: given.single_platform_specs.clone(),
+            task_config_passthroughs: given.task_config_passthroughs.clone(),
+            implementation: Some(Implementation::Dag(dag)),
+        };
+        self.save(format!("components-{}", self.key(name)), || ir::encode_text(&component));
+        match component.implementation {
+            Some(Implementation::Dag(dag)) => Ok(dag),
+            _ => Err(missing()),
         }
     }
 
@@ -355,7 +356,7 @@ impl Compiler<'_> {
 
     /// Placeholder of a stored container or importer.
     pub(crate) fn implementation_placeholder(&self, name: &str) -> String {
-        placeholder(&format!("implementations-{}", self.key(name)))
+        placeholder(&implementation_argument(self.key(name)))
     }
 
     /// Placeholder of a component's Kubernetes config, if it has one.
@@ -420,6 +421,10 @@ impl Compiler<'_> {
         self.share(&shape.implementation(), |shared| shared.implementation(&shape))?;
         Ok(name)
     }
+}
+
+fn implementation_argument(key: &str) -> String {
+    format!("implementations-{key}")
 }
 
 fn kubernetes_argument(component: &str) -> String {

@@ -5,6 +5,8 @@
 
 use serde_json::{Number, Value};
 
+use crate::hex;
+
 /// `value` as Go's `json.Marshal` prints it.
 pub fn to_string(value: &Value) -> String {
     let mut out = String::new();
@@ -56,7 +58,8 @@ fn write_object<'v>(out: &mut String, fields: impl Iterator<Item = (&'v String, 
     out.push('}');
 }
 
-fn write_number(out: &mut String, number: &Number) {
+/// Appends a number: integers with all their digits, doubles as [`write_f64`] has them.
+pub fn write_number(out: &mut String, number: &Number) {
     if let Some(integer) = number.as_i64() {
         out.push_str(&integer.to_string());
     } else if let Some(integer) = number.as_u64() {
@@ -140,10 +143,8 @@ pub fn write_string(out: &mut String, text: &str) {
         };
         out.push_str(&text[plain..at]);
         if escape.is_empty() {
-            const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
             out.push_str("\\u00");
-            out.push(HEX[usize::from(bytes[at] >> 4)]);
-            out.push(HEX[usize::from(bytes[at] & 15)]);
+            hex::push(out, bytes[at]);
         } else {
             out.push_str(escape);
         }

@@ -5,6 +5,7 @@ mod write;
 
 use kfp_proto::POOL;
 use prost::{Message, Name};
+use prost_reflect::MessageDescriptor;
 use prost_types::value::Kind;
 use serde_json::{Map, Number, Value};
 
@@ -33,17 +34,43 @@ pub enum Error {
 /// # Errors
 /// [`Error::Json`] says which field does not fit.
 pub fn decode<T: Message + Name + Default>(json: &Value, unknown: Unknown) -> Result<T, Error> {
-    let descriptor = POOL.get_message_by_name(&T::full_name()).ok_or_else(|| Error::Type(T::full_name()))?;
-    let bytes = read::message(&descriptor, json, unknown)?;
+    typed(&read::message(&descriptor::<T>()?, json, unknown)?)
+}
+
+/// [`decode`] for JSON that is an object in protobuf form.
+///
+/// # Errors
+/// See [`decode`].
+pub fn decode_struct<T: Message + Name + Default>(json: &prost_types::Struct, unknown: Unknown) -> Result<T, Error> {
+    typed(&read::object::<prost_types::Value>(&descriptor::<T>()?, json, unknown)?)
+}
+
+fn descriptor<T: Name>() -> Result<MessageDescriptor, Error> {
+    POOL.get_message_by_name(&T::full_name()).ok_or_else(|| Error::Type(T::full_name()))
+}
+
+fn typed<T: Message + Default>(bytes: &[u8]) -> Result<T, Error> {
     // What can still go wrong is nesting: prost stops at a hundred messages, three for each level of a Struct.
-    T::decode(bytes.as_slice()).map_err(|e| Error::Json(e.to_string()))
+    T::decode(bytes).map_err(|e| Error::Json(e.to_string()))
 }
 
 /// Writes canonical proto3 JSON: lowerCamelCase names, fields without presence omitted when zero, enums by name,
 /// 64-bit integers as strings, integral doubles as integers. A value nested deeper than prost accepts becomes null.
 pub fn encode<T: Message + Name>(message: &T) -> Value {
-    let Some(descriptor) = POOL.get_message_by_name(&T::full_name()) else { return Value::Null };
-    write::message(&descriptor, &message.encode_to_vec()).unwrap_or_default()
+    let Ok(descriptor) = descriptor::<T>() else { return Value::Null };
+    write::message(&descriptor, &message.encode_to_vec()).map_or(Value::Null, write::Node::into_value)
+}
+
+/// [`encode`] as text, as [`crate::gojson::to_string`] would print it.
+pub fn encode_text<T: Message + Name>(message: &T) -> String {
+    let bytes = message.encode_to_vec();
+    // Quotes, names and escapes come to somewhat more than tags and lengths.
+    let mut out = String::with_capacity(bytes.len() + bytes.len() / 4 + 64);
+    match descriptor::<T>().ok().and_then(|descriptor| write::message(&descriptor, &bytes)) {
+        Some(node) => node.write(&mut out),
+        None => out.push_str("null"),
+    }
+    out
 }
 
 /// A double as JSON number; an integer where it is one (but `-0` stays), `null` where JSON has no such number.
@@ -262,6 +289,12 @@ mod tests {
                 let descriptor = POOL.get_message_by_name("ml_pipelines.PipelineTaskSpec").unwrap();
                 for unknown in [Unknown::Reject, Unknown::Ignore] {
                     let ours = decode::<PipelineTaskSpec>(&json, unknown);
+                    if let Value::Object(fields) = &json {
+                        let fields = struct_from_json(fields);
+                        let text = decode::<PipelineTaskSpec>(&struct_to_json(&fields), unknown);
+                        let direct = decode_struct::<PipelineTaskSpec>(&fields, unknown);
+                        prop_assert_eq!(direct.map_err(|e| e.to_string()), text.map_err(|e| e.to_string()));
+                    }
                     let options = DeserializeOptions::new().deny_unknown_fields(unknown == Unknown::Reject);
                     if let Ok(theirs) = DynamicMessage::deserialize_with_options(descriptor.clone(), &json, &options) {
                         let theirs: PipelineTaskSpec = theirs.transcode_to().unwrap();
@@ -273,6 +306,7 @@ mod tests {
                         let theirs = serde_json::to_value(&dynamic).unwrap();
                         let again: PipelineTaskSpec = decode(&encode(&task), Unknown::Reject).unwrap();
                         prop_assert_eq!(&again, &task);
+                        prop_assert_eq!(encode_text(&task), crate::gojson::to_string(&encode(&task)));
                         prop_assert_eq!(crate::gojson::to_string(&encode(&task)), crate::gojson::to_string(&theirs));
                     }
                 }

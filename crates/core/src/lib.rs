@@ -11,6 +11,7 @@ pub mod flags;
 pub mod gojson;
 #[cfg(feature = "grpc")]
 pub mod grpc;
+pub mod hex;
 #[cfg(feature = "https")]
 pub mod https;
 #[cfg(feature = "ir")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use kfp_core::mlmd::{self, Output, names};
-use kfp_core::{gojson, grpc, ir};
+use kfp_core::{grpc, hex, ir};
 use kfp_proto::api;
 use kfp_proto::api::task_service_client::TaskServiceClient;
 use kfp_proto::ml_metadata::{Artifact, artifact::State as ArtifactState};
@@ -23,14 +23,10 @@ use crate::request::{Container, Request, Task};
 /// Largest answer, as upstream sets it.
 const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The fingerprint of a key: SHA-256 of its JSON in Go's canonical form.
 #[must_use]
 pub(crate) fn hash(key: &CacheKey) -> String {
-    hex(&Sha256::digest(gojson::to_string(&ir::encode(key)).as_bytes()))
+    hex::text(&Sha256::digest(ir::encode_text(key).as_bytes()))
 }
 
 /// What identifies an execution of `container` with `input`. A key that the user chose replaces everything else.
@@ -56,7 +52,7 @@ fn custom(task: &Task) -> Option<String> {
         hash.update([0]);
     }
     hash.update(key.as_bytes());
-    Some(hex(&hash.finalize()))
+    Some(hex::text(&hash.finalize()))
 }
 
 fn key(request: &Request, container: &Container, input: &ExecutorInput, volumes: &[String]) -> CacheKey {

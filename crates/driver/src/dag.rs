@@ -212,8 +212,7 @@ fn producers(spec: &DagSpec) -> BTreeMap<String, Property> {
     let mut properties = BTreeMap::new();
     let Some(outputs) = &spec.outputs else { return properties };
     if !outputs.parameters.is_empty() {
-        let text =
-            |spec| Value { kind: Some(prost_types::value::Kind::StringValue(gojson::to_string(&ir::encode(spec)))) };
+        let text = |spec| Value { kind: Some(prost_types::value::Kind::StringValue(ir::encode_text(spec))) };
         let fields = outputs.parameters.iter().map(|(name, spec)| (name.clone(), text(spec))).collect();
         properties.insert(names::PARAMETER_PRODUCER_TASK.to_owned(), mlmd::struct_value(Struct { fields }));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kfp_core::mlmd::is_truthy_workspace;
-use kfp_core::{gojson, ir, objects};
+use kfp_core::{ir, objects};
 use kfp_proto::ml_pipelines::ExecutorInput;
 use kfp_proto::ml_pipelines::pipeline_deployment_config::pipeline_container_spec::ResourceSpec;
 use kfp_proto::ml_pipelines::task_config_passthrough_type::TaskConfigPassthroughTypeEnum as Field;
@@ -162,8 +162,8 @@ impl Pod {
 /// The launcher's command line; the user's follows as arguments.
 pub(crate) fn launcher(request: &Request, container: &Container, execution: i64, input: &ExecutorInput) -> Vec<String> {
     let to = &container.launcher;
-    let input = gojson::to_string(&ir::encode(input));
-    let component = gojson::to_string(&ir::encode(&request.component));
+    let input = ir::encode_text(input);
+    let component = ir::encode_text(&request.component);
     let execution = execution.to_string();
     let mut line: Vec<String> = [
         LAUNCHER,

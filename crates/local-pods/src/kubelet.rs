@@ -111,7 +111,7 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
         // Not waited for at shutdown: whoever needs the environment next finds it half-built and
         // builds it anew.
         tokio::task::spawn_blocking(move || {
-            if let Err(message) = store.ensure_base(&base) {
+            if let Err(message) = store.prepare_base(&base) {
                 tracing::warn!("{message}");
             }
         });

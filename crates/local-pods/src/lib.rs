@@ -31,6 +31,7 @@ mod env;
 mod exchange;
 mod init;
 mod kubelet;
+mod links;
 mod logs;
 mod options;
 mod outputs;

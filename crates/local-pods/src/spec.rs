@@ -222,9 +222,10 @@ impl Pod {
         serde_json::from_value(without_nulls(object)).map_err(|e| format!("cannot read the pod: {e}"))
     }
 
-    /// Whether all that it does is done in this process.
+    /// Whether all it does is done by the driver within this process.
     pub(crate) fn is_driver(&self) -> bool {
-        self.spec.containers.iter().all(|c| c.command.first().is_some_and(|word| word == "driver"))
+        let driver = |c: &Container| c.command.first().is_some_and(|word| word == "driver");
+        self.spec.init_containers.is_empty() && self.spec.containers.iter().all(driver)
     }
 
     /// Containers whose end ends the pod: `main`, else all.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tower::ServiceExt;
@@ -130,8 +130,9 @@ impl Transcoder {
     }
 }
 
-/// Copies request headers into gRPC metadata: identity and tracing headers reach the handlers under their own names,
-/// `Grpc-Metadata-X` as `x`; what belongs to this hop or to the body stays behind.
+/// Copies request headers into gRPC metadata: identity and tracing headers reach the handlers under their own names; what
+/// belongs to this hop or to the body stays behind. `Grpc-Metadata-X` stays behind, too: proxies in front guard the
+/// identity header by its own name, and as `x` it would be the caller's own word.
 fn forward(from: &HeaderMap, to: &mut HeaderMap) {
     for (name, value) in from {
         let lower = name.as_str();
@@ -151,20 +152,9 @@ fn forward(from: &HeaderMap, to: &mut HeaderMap) {
                 | "accept"
                 | "accept-encoding"
         ) || lower.starts_with("proxy-")
-            || lower.starts_with("grpc-") && !lower.starts_with("grpc-metadata-");
-        if hop {
-            continue;
-        }
-        match lower.strip_prefix("grpc-metadata-") {
-            Some(rest) if rest.starts_with("grpc-") => {}
-            Some(rest) => {
-                if let Ok(name) = HeaderName::from_bytes(rest.as_bytes()) {
-                    to.append(name, value.clone());
-                }
-            }
-            None => {
-                to.append(name.clone(), value.clone());
-            }
+            || lower.starts_with("grpc-");
+        if !hop {
+            to.append(name.clone(), value.clone());
         }
     }
     to.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -83,9 +83,30 @@ pub fn spec_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a text is a DNS-1123 label, as names of namespaces are.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| plain(*byte) || *byte == b'-')
+        && bytes.first().is_some_and(|byte| plain(*byte))
+        && bytes.last().is_some_and(|byte| plain(*byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_what_can_stand_in_an_address() {
+        for good in ["a", "team-1", &"a".repeat(63)] {
+            assert!(is_label(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a/b", "a:1", "a#", &"a".repeat(64)] {
+            assert!(!is_label(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn spec_names_follow_upstreams_pattern() {

@@ -3,11 +3,12 @@
 use axum::extract::{Path, State as Extract};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use http::header;
+use http::{HeaderMap, StatusCode, header};
 use kfp_core::objects::Opener;
 use serde_json::{Value, json};
 
-use super::{State, failure};
+use super::{State, failure, failure_with};
+use crate::access::{self, Target, rules};
 use crate::domain::nodes::{pod_name, text};
 use crate::error::{Error, Result};
 use crate::metrics::READ_ARTIFACT;
@@ -21,8 +22,15 @@ const DEPTH: u32 = 3;
 pub async fn read(
     Extract(state): Extract<State>,
     Path((run_id, node_id, artifact)): Path<(String, String, String)>,
+    headers: HeaderMap,
 ) -> Response {
     state.app.metrics.count(READ_ARTIFACT);
+    let target = Target::Run(run_id.clone());
+    if let Err(error) = access::check(&state.app, &headers, rules::READ_ARTIFACT, target).await {
+        // Whatever the reason is, as clients expect.
+        let error = error.wrap("Failed to authorize the request");
+        return failure_with(StatusCode::FORBIDDEN, &error, error.external());
+    }
     match open(&state, &run_id, &node_id, &artifact).await {
         Ok(bytes) => {
             let data = base64::engine::general_purpose::STANDARD.encode(bytes);

@@ -6,10 +6,11 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State as Extract};
 use axum::response::{IntoResponse, Response};
 use futures::AsyncReadExt as _;
-use http::header;
+use http::{HeaderMap, header};
 use serde_json::Value;
 
 use super::{State, artifacts, failure};
+use crate::access::{self, Target, rules};
 use crate::domain::logs;
 use crate::domain::nodes::{self, text};
 use crate::error::{Error, Result};
@@ -25,7 +26,12 @@ pub async fn log(
     Extract(state): Extract<State>,
     Path((run_id, node_id)): Path<(String, String)>,
     Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
 ) -> Response {
+    let target = Target::Run(run_id.clone());
+    if let Err(error) = access::check(&state.app, &headers, rules::READ_LOG, target).await {
+        return failure(&error, &format!("Failed to read logs for run {run_id}"));
+    }
     let follow = query.get("follow").is_some_and(|value| value == "true");
     match open(&state, &run_id, &node_id, follow).await {
         Ok(body) => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response(),

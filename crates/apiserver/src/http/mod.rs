@@ -38,6 +38,8 @@ pub struct Settings {
     pub archive: Archive,
     /// Object store.
     pub objects: Objects,
+    /// Shown by healthz.
+    pub multi_user: bool,
 }
 
 #[derive(Clone, Debug)]

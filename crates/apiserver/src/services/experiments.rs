@@ -5,7 +5,6 @@ use serde_json::json;
 use v2::experiment_service_server::ExperimentService;
 
 use super::{Answer, Handle, answer, new_id, paging, required};
-use crate::access;
 use crate::domain::names;
 use crate::domain::state::{Storage, timestamp};
 use crate::error::{Error, Result, Wrap as _};
@@ -82,7 +81,7 @@ impl Service {
             description,
             created_at: now(),
             last_run_created_at: 0,
-            namespace: access::stored_namespace(namespace),
+            namespace: self.0.access.stored_namespace(namespace),
             storage: Storage::Available,
         };
         let mut tx = self.0.db.write().await?;
@@ -107,7 +106,7 @@ impl Service {
     ) -> Result<list::Page<experiments::Experiment>> {
         let options = list::Options::parse(paging, &experiments::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        experiments::list(&mut tx, &access::stored_namespace(namespace), &options).await
+        experiments::list(&mut tx, &self.0.access.stored_namespace(namespace), &options).await
     }
 
     async fn list(&self, request: v2::ListExperimentsRequest) -> Result<v2::ListExperimentsResponse> {

@@ -72,7 +72,7 @@ impl Service {
         names::length("Run.DisplayName", &draft.display_name, 255)?;
         names::length("Run.UUID", &draft.id, 191)?;
         self.0.rules.check_size(&draft.parameters)?;
-        let experiment_id = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
+        let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
         let mut tx = self.0.db.read().await?;
         if !draft.job_id.is_empty()
             && let Some(existing) = runs::by_job(&mut tx, &draft.job_id, &draft.display_name).await?
@@ -94,8 +94,9 @@ impl Service {
         let created_at = now();
         let mut history = History::default();
         history.note(State::Pending, created_at);
-        // The installation's own namespace is not stored.
-        let namespace = if draft.namespace == self.0.namespace { String::new() } else { draft.namespace.clone() };
+        // The installation's own namespace is not stored, unless it is one among many.
+        let own = !self.0.access.multi_user && namespace == self.0.namespace;
+        let namespace = if own { String::new() } else { namespace };
         let mut run = runs::Run {
             id: run_id(&draft),
             description: draft.description,

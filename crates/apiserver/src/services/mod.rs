@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
+use crate::access;
 use crate::domain::plugins::Limits;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -47,10 +48,12 @@ pub struct App {
     pub rules: Rules,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Address of the visualization server.
-    pub visualizations: Option<String>,
+    /// Where visualization servers are.
+    pub visualizations: v1::visualizations::Servers,
     /// Limits of what plugins are given.
     pub plugins: Limits,
+    /// Who may do what.
+    pub access: access::Settings,
 }
 
 impl App {
@@ -58,6 +61,47 @@ impl App {
     #[must_use]
     pub fn settings(&self) -> Settings<'_> {
         Settings { compiler: &self.compiler, rules: &self.rules }
+    }
+}
+
+/// What a list of runs or recurring runs is limited to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// Nothing.
+    All,
+    /// One experiment.
+    Experiment(&'a str),
+    /// One namespace.
+    Namespace(&'a str),
+}
+
+impl Scope<'_> {
+    /// Columns and what they have to hold.
+    fn columns(&self) -> Vec<(&'static str, crate::store::sql::Value)> {
+        match self {
+            Scope::All => vec![],
+            Scope::Experiment(id) => vec![("ExperimentUUID", (*id).into())],
+            Scope::Namespace(namespace) => vec![("Namespace", (*namespace).into())],
+        }
+    }
+}
+
+impl App {
+    /// What a list is limited to. Namespaces are looked at only where there are several of them, and experiments belong
+    /// to one.
+    #[must_use]
+    pub fn scope<'a>(&self, experiment: &'a str, namespace: &'a str) -> Scope<'a> {
+        match experiment {
+            "" if self.access.multi_user => Scope::Namespace(namespace),
+            "" => Scope::All,
+            id => Scope::Experiment(id),
+        }
+    }
+
+    /// Namespace in which a pipeline is looked for by its name: in single-user mode the namespace is no part of it.
+    #[must_use]
+    pub fn wanted<'a>(&self, namespace: &'a str) -> Option<&'a str> {
+        self.access.multi_user.then_some(namespace)
     }
 }
 

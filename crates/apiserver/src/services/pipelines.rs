@@ -6,7 +6,6 @@ use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use v2::pipeline_service_server::PipelineService;
 
 use super::{Answer, Handle, answer, new_id, paging, required, shown_spec};
-use crate::access;
 use crate::domain::names;
 use crate::domain::state::timestamp;
 use crate::error::{Error, Result, Wrap as _};
@@ -120,7 +119,7 @@ impl Service {
         })
     }
 
-    fn pipeline(draft: &Draft) -> Result<pipelines::Pipeline> {
+    fn pipeline(&self, draft: &Draft) -> Result<pipelines::Pipeline> {
         let (name, display_name) = names::pair(&draft.name, &draft.display_name)?;
         names::length("Pipeline.Name", &name, 128)?;
         names::length("Pipeline.Namespace", &draft.namespace, 63)?;
@@ -131,7 +130,7 @@ impl Service {
             name,
             display_name,
             description: draft.description.clone(),
-            namespace: access::stored_namespace(&draft.namespace),
+            namespace: self.0.access.stored_namespace(&draft.namespace),
             tags: draft.tags.clone(),
         })
     }
@@ -146,7 +145,7 @@ impl Service {
         version_tags: BTreeMap<String, String>,
         package: &Template,
     ) -> Result<(pipelines::Pipeline, versions::Version)> {
-        let pipeline = Self::pipeline(draft)?;
+        let pipeline = self.pipeline(draft)?;
         package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
         let version = Draft { tags: version_tags, ..draft.clone() };
         let version = Self::version(&version, pipeline.id.clone(), package)?;
@@ -186,7 +185,7 @@ impl Service {
     /// # Errors
     /// Code 3 for bad names or tags, 6 when the name is taken.
     pub async fn create(&self, draft: &Draft) -> Result<pipelines::Pipeline> {
-        let pipeline = Self::pipeline(draft)?;
+        let pipeline = self.pipeline(draft)?;
         let mut tx = self.0.db.write().await?;
         pipelines::insert(&mut tx, &pipeline, "already exist").await?;
         tx.commit().await?;
@@ -283,15 +282,15 @@ impl Service {
     }
 
     async fn by_name(&self, request: v2::GetPipelineByNameRequest) -> Result<v2::Pipeline> {
-        let namespace = access::stored_namespace(&request.namespace);
+        let namespace = self.0.access.stored_namespace(&request.namespace);
         let mut tx = self.0.db.read().await?;
-        Ok(shown(pipelines::by_name(&mut tx, &request.name, &namespace).await?))
+        Ok(shown(pipelines::by_name(&mut tx, &request.name, self.0.wanted(&namespace)).await?))
     }
 
     async fn list(&self, request: v2::ListPipelinesRequest) -> Result<v2::ListPipelinesResponse> {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &pipelines::LISTABLE)?;
-        let namespace = access::stored_namespace(&request.namespace);
+        let namespace = self.0.access.stored_namespace(&request.namespace);
         let mut tx = self.0.db.read().await?;
         let page = pipelines::list(&mut tx, &namespace, &options).await?;
         Ok(v2::ListPipelinesResponse {

@@ -6,7 +6,9 @@ use v2::recurring_run_service_server::RecurringRunService;
 
 use super::schedules::{Draft, cron_trigger, kube_error, periodic_trigger};
 use super::sources::{Inline, Origin};
-use super::{Answer, Handle, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec};
+use super::{
+    Answer, Handle, Scope, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec,
+};
 use crate::domain::nodes::text;
 use crate::domain::state::{is_given, timestamp};
 use crate::error::{Error, Result, Wrap as _};
@@ -29,7 +31,7 @@ fn trigger(given: Option<v2::Trigger>) -> Result<jobs::Trigger> {
 }
 
 #[allow(deprecated)] // Older clients name only the version.
-fn origin(source: Option<v2::recurring_run::PipelineSource>) -> Origin {
+pub(crate) fn origin(source: Option<v2::recurring_run::PipelineSource>) -> Origin {
     use v2::recurring_run::PipelineSource as S;
     match source {
         Some(S::PipelineVersionReference(by)) => {
@@ -139,16 +141,17 @@ impl Service {
         Ok(shown(job, specs.get(id)))
     }
 
-    /// One page of an experiment's recurring runs, or of all.
+    /// One page of recurring runs.
     ///
     /// # Errors
     /// Code 5 when there is no such experiment.
-    pub(super) async fn page(tx: &mut Tx, experiment_id: &str, options: &list::Options) -> Result<Page<jobs::Job>> {
-        let scope = if experiment_id.is_empty() { vec![] } else { vec![("ExperimentUUID", experiment_id.into())] };
-        let page = jobs::list(tx, &scope, options).await?;
+    pub(super) async fn page(tx: &mut Tx, scope: Scope<'_>, options: &list::Options) -> Result<Page<jobs::Job>> {
+        let page = jobs::list(tx, &scope.columns(), options).await?;
         // Only an empty page needs to know whether the experiment exists at all.
-        if page.items.is_empty() && !experiment_id.is_empty() {
-            experiments::get(tx, experiment_id).await?;
+        if let Scope::Experiment(id) = scope
+            && page.items.is_empty()
+        {
+            experiments::get(tx, id).await?;
         }
         Ok(page)
     }
@@ -157,7 +160,8 @@ impl Service {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &jobs::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let page = Self::page(&mut tx, &request.experiment_id, &options).await?;
+        let scope = self.0.scope(&request.experiment_id, &request.namespace);
+        let page = Self::page(&mut tx, scope, &options).await?;
         let specs = jobs::specs_of(&mut tx, &inline(&page.items)).await?;
         let recurring_runs = page.items.into_iter().map(|job| {
             let specs = specs.get(&job.id);

@@ -9,7 +9,8 @@ use v2::run_service_server::RunService;
 use super::launch::Draft;
 use super::sources::{Inline, Origin};
 use super::{
-    Answer, Handle, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec, to_the_end,
+    Answer, Handle, Scope, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec,
+    to_the_end,
 };
 use crate::domain::details::{self, Detail};
 use crate::domain::state::{State, Storage, status, timestamp};
@@ -101,7 +102,7 @@ fn shown(run: runs::Run, specs: Option<&Specs>, details: Vec<tasks::Task>) -> v2
 }
 
 #[allow(deprecated)] // Older clients name only the version.
-fn origin(source: Option<v2::run::PipelineSource>) -> Origin {
+pub(crate) fn origin(source: Option<v2::run::PipelineSource>) -> Origin {
     use v2::run::PipelineSource as S;
     match source {
         Some(S::PipelineVersionReference(by)) => {
@@ -167,16 +168,17 @@ impl Service {
         self.full(&mut tx, run).await
     }
 
-    /// One page of an experiment's runs, or of all.
+    /// One page of runs.
     ///
     /// # Errors
     /// Code 5 when there is no such experiment.
-    pub(super) async fn page(tx: &mut Tx, experiment_id: &str, options: &list::Options) -> Result<Page<runs::Run>> {
-        let scope = if experiment_id.is_empty() { vec![] } else { vec![("ExperimentUUID", experiment_id.into())] };
-        let page = runs::list(tx, &scope, options).await?;
+    pub(super) async fn page(tx: &mut Tx, scope: Scope<'_>, options: &list::Options) -> Result<Page<runs::Run>> {
+        let page = runs::list(tx, &scope.columns(), options).await?;
         // Only an empty page needs to know whether the experiment exists at all.
-        if page.items.is_empty() && !experiment_id.is_empty() {
-            experiments::get(tx, experiment_id).await?;
+        if let Scope::Experiment(id) = scope
+            && page.items.is_empty()
+        {
+            experiments::get(tx, id).await?;
         }
         Ok(page)
     }
@@ -185,7 +187,8 @@ impl Service {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &runs::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let page = Self::page(&mut tx, &request.experiment_id, &options).await?;
+        let scope = self.0.scope(&request.experiment_id, &request.namespace);
+        let page = Self::page(&mut tx, scope, &options).await?;
         let ids: Vec<String> = page.items.iter().map(|run| run.id.clone()).collect();
         let mut details = tasks::of_runs(&mut tx, &ids).await?;
         let inline = page.items.iter().filter(|run| run.version_id.is_empty()).map(|run| run.id.clone());

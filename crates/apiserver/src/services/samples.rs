@@ -125,7 +125,7 @@ async fn store(app: &Handle, sample: &Sample, bytes: &[u8], tags: &BTreeMap<Stri
     let template = Template::from_file(bytes, &sample.file)?;
     let service = Service(app.clone());
     let mut tx = app.db.read().await?;
-    let known = pipelines::by_name(&mut tx, &sample.name, "").await;
+    let known = pipelines::by_name(&mut tx, &sample.name, app.wanted("")).await;
     drop(tx);
     let pipeline = match known {
         Err(error) if error.is_not_found() => {

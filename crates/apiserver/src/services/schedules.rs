@@ -153,8 +153,8 @@ impl Service {
                 draft.max_concurrency
             )));
         }
-        let experiment_id = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
-        let namespace = if draft.namespace.is_empty() { self.0.namespace.clone() } else { draft.namespace };
+        let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
+        let namespace = if namespace.is_empty() { self.0.namespace.clone() } else { namespace };
         if draft.origin.is_empty() {
             return Err(Error::invalid("Cannot create a job with an empty pipeline ID"));
         }

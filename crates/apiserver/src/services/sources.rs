@@ -132,30 +132,38 @@ pub async fn pinned(tx: &mut Tx, job: &jobs::Job) -> Result<Source> {
     })
 }
 
-/// The experiment that a run belongs to: the given one, which must exist, else the default one.
+/// The experiment that a run belongs to, and the namespace that the run then has as requests and rows write it: the given
+/// experiment, which must exist, else the default one.
 ///
 /// # Errors
-/// Code 5 when there is no such experiment, 3 when it is in another namespace than the request says.
-pub async fn experiment(app: &Handle, given: &str, namespace: &str) -> Result<String> {
+/// Code 5 when there is no such experiment, 3 when it is in another namespace than the request says, or when none is
+/// given where each namespace has its own.
+pub async fn experiment(app: &Handle, given: &str, namespace: &str) -> Result<(String, String)> {
+    let multi_user = app.access.multi_user;
+    if multi_user && given.is_empty() {
+        return Err(Error::invalid("Experiment id can not be empty in multi-user mode"));
+    }
     let mut tx = app.db.read().await?;
     if !given.is_empty() {
         let found = experiments::get(&mut tx, given).await?;
         // Experiments of single-user mode have no namespace; the installation's own one means the same.
-        if !namespace.is_empty() && namespace != found.namespace && namespace != app.namespace {
+        let own = !multi_user && namespace == app.namespace;
+        if !namespace.is_empty() && namespace != found.namespace && !own {
             return Err(Error::invalid(format!(
                 "Experiment {given} belongs to namespace '{}' instead of '{namespace}'",
                 found.namespace
             )));
         }
-        return Ok(found.id);
+        let namespace = if multi_user { found.namespace } else { namespace.to_owned() };
+        return Ok((found.id, namespace));
     }
     let known = experiments::default_id(&mut tx).await?;
     drop(tx);
     if !known.is_empty() {
-        return Ok(known);
+        return Ok((known, namespace.to_owned()));
     }
     let mut tx = app.db.write().await?;
     let id = ensure_default(&mut tx).await.wrap(|| "Failed to create the default experiment".to_owned())?;
     tx.commit().await?;
-    Ok(id)
+    Ok((id, namespace.to_owned()))
 }

@@ -6,7 +6,8 @@ use kfp_proto::api;
 use super::{Answer, Handle, answer, new_id, required};
 use crate::domain::state::timestamp;
 use crate::error::{Error, Result, Wrap as _};
-use crate::store::filter::Generation;
+use crate::store::filter::{Filter, Generation, Operation};
+use crate::store::sql::Value;
 use crate::store::{experiments, list, now, runs, tasks};
 
 /// Serves cache entries.
@@ -28,6 +29,19 @@ fn shown(task: tasks::Task) -> api::Task {
 
 fn seconds(time: Option<prost_types::Timestamp>) -> i64 {
     time.map_or(0, |time| time.seconds)
+}
+
+/// Whether a filter lets through only tasks with a certain fingerprint.
+///
+/// # Errors
+/// Code 3 when it is no filter.
+pub(crate) fn is_by_fingerprint(filter: &str) -> Result<bool> {
+    let filter = Filter::parse(filter, Generation::V1, &tasks::LISTABLE)?;
+    // Tasks that are not in the cache have an empty one.
+    let known = |value: &Value| matches!(value, Value::Text(text) if !text.is_empty());
+    Ok(filter.predicates.iter().any(|predicate| {
+        predicate.column == "Fingerprint" && predicate.operation == Operation::Eq && predicate.values.iter().all(known)
+    }))
 }
 
 /// A name of the form `namespace/NS/pipeline/NAME` must agree with the task's namespace.

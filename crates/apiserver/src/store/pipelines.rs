@@ -113,20 +113,20 @@ pub async fn get(tx: &mut Tx, id: &str) -> Result<Pipeline> {
     tagged::one(tx, sql, read).await?.ok_or_else(|| Error::not_found("Pipeline", id))
 }
 
-/// The newest pipeline of this name; an empty namespace matches any.
+/// The newest pipeline of this name, in this namespace if one is given.
 ///
 /// # Errors
 /// Code 5 when there is none.
-pub async fn by_name(tx: &mut Tx, name: &str, namespace: &str) -> Result<Pipeline> {
+pub async fn by_name(tx: &mut Tx, name: &str, namespace: Option<&str>) -> Result<Pipeline> {
     let mut sql = Sql::select(tx.dialect(), TABLE, COLUMNS);
     sql.and("Name", "=", name).and("Status", "=", READY);
-    if !namespace.is_empty() {
+    if let Some(namespace) = namespace {
         sql.and("Namespace", "=", namespace);
     }
     sql.push(" ORDER BY ").ident("CreatedAtInSec").push(" DESC LIMIT 1");
     tagged::one(tx, sql, read)
         .await?
-        .ok_or_else(|| Error::not_found("Namespace/Pipeline", &format!("{namespace}/{name}")))
+        .ok_or_else(|| Error::not_found("Namespace/Pipeline", &format!("{}/{name}", namespace.unwrap_or_default())))
 }
 
 /// One page of a namespace's pipelines: three queries.

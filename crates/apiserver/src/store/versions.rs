@@ -158,6 +158,16 @@ pub async fn get(tx: &mut Tx, id: &str) -> Result<Version> {
     tagged::one(tx, sql, read).await?.ok_or_else(|| Error::not_found("PipelineVersion", id))
 }
 
+/// Id of the pipeline that a version belongs to.
+///
+/// # Errors
+/// Code 5 when there is no such version.
+pub async fn parent(tx: &mut Tx, id: &str) -> Result<String> {
+    let mut sql = Sql::select(tx.dialect(), TABLE, &["PipelineId"]);
+    sql.and("UUID", "=", id).and("Status", "=", READY);
+    tx.row(sql).await?.ok_or_else(|| Error::not_found("PipelineVersion", id))?.text(0)
+}
+
 /// The newest version of a pipeline.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// Limit of one exchange with the Kubernetes API.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit of a question about a caller's name or rights, which holds a request up.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts of a patch that must not be lost, and the first pause between them (it grows up to [`MAX_PAUSE`]).
 const ATTEMPTS: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -141,10 +143,23 @@ impl Cluster {
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Value, Failure> {
-        match tokio::time::timeout(TIMEOUT, self.client.request::<Value>(request)).await {
+        self.send_within(TIMEOUT, request).await
+    }
+
+    async fn send_within(&self, limit: Duration, request: Request<Vec<u8>>) -> Result<Value, Failure> {
+        match tokio::time::timeout(limit, self.client.request::<Value>(request)).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Failure::Unavailable(format!("no answer from Kubernetes in {} s", TIMEOUT.as_secs()))),
+            Err(_) => Err(Failure::Unavailable(format!("no answer from Kubernetes in {} s", limit.as_secs()))),
         }
+    }
+
+    /// Has Kubernetes fill in the `status` of a review, which is kept nowhere.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn review(&self, path: &str, review: &Value) -> Result<Value, Failure> {
+        let body = review.to_string().into_bytes();
+        self.send_within(REVIEW_TIMEOUT, request(Method::POST, path, "application/json", body)?).await
     }
 
     /// Creates an object and returns it as stored.

@@ -26,6 +26,12 @@ pub struct Kube {
     /// Tells when a creation has arrived and holds its answer back until told to go on.
     pub hold: Arc<Mutex<Option<Hold>>>,
     counter: Arc<Mutex<u64>>,
+    /// Users and the namespaces in which they may do everything; the empty one is the cluster.
+    pub rights: Arc<Mutex<Vec<(String, String)>>>,
+    /// Tokens, their users and the audience that they are for.
+    pub tokens: Arc<Mutex<BTreeMap<String, (String, String)>>>,
+    /// What was asked about rights, oldest first.
+    pub asked: Arc<Mutex<Vec<Value>>>,
 }
 
 /// See [`Kube::hold`].
@@ -85,8 +91,41 @@ impl Kube {
         }
     }
 
+    fn review(&self, kind: &str, mut review: Value) -> Response {
+        let spec = &review["spec"];
+        review["status"] = if kind == "tokenreviews" {
+            let tokens = self.tokens.lock().unwrap();
+            match tokens.get(spec["token"].as_str().unwrap()) {
+                Some((user, audience)) if spec["audiences"].as_array().unwrap().contains(&json!(audience)) => {
+                    json!({"authenticated": true, "user": {"username": user}, "audiences": [audience]})
+                }
+                // As a cluster does that knows nothing of audiences.
+                Some((user, audience)) if audience.is_empty() => {
+                    json!({"authenticated": true, "user": {"username": user}})
+                }
+                _ => json!({"error": "the token is not for us"}),
+            }
+        } else {
+            self.asked.lock().unwrap().push(spec.clone());
+            let wanted = &spec["resourceAttributes"];
+            let namespace = wanted["namespace"].as_str().unwrap_or_default();
+            let right = (spec["user"].as_str().unwrap().to_owned(), namespace.to_owned());
+            let allowed = self.rights.lock().unwrap().contains(&right);
+            json!({"allowed": allowed, "reason": if allowed { "" } else { "no role" }})
+        };
+        (StatusCode::CREATED, axum::Json(review)).into_response()
+    }
+
     async fn handle(State(kube): State<Kube>, UrlPath(path): UrlPath<String>, request: Request) -> Response {
         let parts: Vec<&str> = path.split('/').collect();
+        if let Some(kind @ ("subjectaccessreviews" | "tokenreviews")) = parts.last().copied() {
+            if let Some(code) = *kube.refuse.lock().unwrap() {
+                return status(code, "Refused", "refused by the test");
+            }
+            let kind = kind.to_owned();
+            let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+            return kube.review(&kind, serde_json::from_slice(&body).unwrap());
+        }
         let at = parts.iter().position(|part| *part == "namespaces").unwrap();
         let (namespace, plural) = (parts[at + 1].to_owned(), parts[at + 2].to_owned());
         let name = parts.get(at + 3).map(|name| (*name).to_owned());
@@ -175,6 +214,8 @@ pub struct Server {
     pub rest: String,
     pub grpc: String,
     pub client: Http,
+    /// Sent with every request.
+    pub headers: Vec<(&'static str, String)>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), kfp_apiserver::Error>>,
 }
@@ -270,7 +311,7 @@ pub async fn launch(directory: &Path, kube: Kube, change: impl FnOnce(&mut Optio
     let stop = CancellationToken::new();
     let task = tokio::spawn(kfp_apiserver::run(options, stop.clone()));
     let client = Http(hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http());
-    Server { kube, rest, grpc, client, stop, task }
+    Server { kube, rest, grpc, client, headers: vec![], stop, task }
 }
 
 impl Server {
@@ -280,12 +321,11 @@ impl Server {
     }
 
     pub async fn send(&self, method: &str, path: &str, content: &str, body: Vec<u8>) -> Reply {
-        let request = http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.rest))
-            .header("content-type", content)
-            .body(axum::body::Body::from(body))
-            .unwrap();
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.rest));
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.header("content-type", content).body(axum::body::Body::from(body)).unwrap();
         // The listener is bound before the server runs, so requests wait instead of failing.
         let answer = tokio::time::timeout(Duration::from_secs(30), self.client.0.request(request)).await;
         let answer = answer.unwrap().unwrap();

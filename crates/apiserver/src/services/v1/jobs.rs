@@ -128,14 +128,15 @@ impl Service {
     }
 
     async fn list_v1(&self, request: api::ListJobsRequest) -> Result<api::ListJobsResponse> {
-        let experiment = match scope(request.resource_reference_key.as_ref())? {
-            Some((ResourceType::Experiment, id)) => id,
-            _ => "",
+        let (experiment, namespace) = match scope(request.resource_reference_key.as_ref())? {
+            Some((ResourceType::Experiment, id)) => (id, ""),
+            Some((ResourceType::Namespace, id)) => ("", id),
+            _ => ("", ""),
         };
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &jobs::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let page = Self::page(&mut tx, experiment, &options).await?;
+        let page = Self::page(&mut tx, self.0.scope(experiment, namespace), &options).await?;
         let ids: Vec<String> = page.items.iter().map(|job| job.id.clone()).collect();
         let mut specs = jobs::specs_of(&mut tx, &ids).await?;
         let shown = page.items.into_iter().map(|job| {

@@ -40,7 +40,11 @@ fn references(all: &[(ResourceType, &str, Relationship)]) -> Vec<ResourceReferen
 }
 
 /// Id of the first reference to a resource of this kind, with this relationship if one is asked for; else empty.
-fn referenced(references: &[ResourceReference], kind: ResourceType, relationship: Option<Relationship>) -> String {
+pub(crate) fn referenced(
+    references: &[ResourceReference],
+    kind: ResourceType,
+    relationship: Option<Relationship>,
+) -> String {
     let fits = |reference: &&ResourceReference| {
         relationship.is_none_or(|wanted| reference.relationship() == wanted)
             && reference.key.as_ref().is_some_and(|key| key.r#type() == kind)
@@ -66,7 +70,7 @@ fn scope(key: Option<&ResourceKey>) -> Result<Option<(ResourceType, &str)>> {
 }
 
 /// Where a run or job takes its pipeline from.
-fn origin(spec: Option<&api::PipelineSpec>, references: &[ResourceReference]) -> Origin {
+pub(crate) fn origin(spec: Option<&api::PipelineSpec>, references: &[ResourceReference]) -> Origin {
     let spec = spec.cloned().unwrap_or_default();
     let text = if spec.pipeline_manifest.is_empty() { spec.workflow_manifest } else { spec.pipeline_manifest };
     let pipeline_id = match spec.pipeline_id {

@@ -7,7 +7,6 @@ use api::{Relationship, ResourceType};
 use kfp_proto::api;
 
 use super::{paging, referenced, references, scope, shown_parameters};
-use crate::access;
 use crate::domain::state::timestamp;
 use crate::error::{Error, Result, Wrap as _};
 use crate::services::pipelines::{Draft, Service};
@@ -86,11 +85,9 @@ impl Service {
     }
 
     async fn by_name_v1(&self, request: api::GetPipelineByNameRequest) -> Result<api::Pipeline> {
-        // "-" is how clients write that there is no namespace.
-        let namespace = if request.namespace == "-" { "" } else { &request.namespace };
-        let namespace = access::stored_namespace(namespace);
+        let namespace = self.0.access.stored_namespace(&request.namespace);
         let mut tx = self.0.db.read().await?;
-        let pipeline = pipelines::by_name(&mut tx, &request.name, &namespace).await?;
+        let pipeline = pipelines::by_name(&mut tx, &request.name, self.0.wanted(&namespace)).await?;
         let version = versions::latest(&mut tx, &pipeline.id).await?;
         Ok(shown(pipeline, version))
     }
@@ -109,7 +106,7 @@ impl Service {
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &pipelines::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let page = pipelines::list(&mut tx, &access::stored_namespace(namespace), &options).await?;
+        let page = pipelines::list(&mut tx, &self.0.access.stored_namespace(namespace), &options).await?;
         let ids: Vec<String> = page.items.iter().map(|pipeline| pipeline.id.clone()).collect();
         let mut newest = versions::latest_of(&mut tx, &ids).await?;
         let shown = page.items.into_iter().map(|pipeline| match newest.remove(&pipeline.id) {

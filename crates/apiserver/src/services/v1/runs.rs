@@ -127,14 +127,15 @@ impl Service {
     }
 
     async fn list_v1(&self, request: api::ListRunsRequest) -> Result<api::ListRunsResponse> {
-        let experiment = match scope(request.resource_reference_key.as_ref())? {
-            Some((ResourceType::Experiment, id)) => id,
-            _ => "",
+        let (experiment, namespace) = match scope(request.resource_reference_key.as_ref())? {
+            Some((ResourceType::Experiment, id)) => (id, ""),
+            Some((ResourceType::Namespace, id)) => ("", id),
+            _ => ("", ""),
         };
         let paging = paging(&request.page_token, request.page_size, &request.sort_by, &request.filter);
         let options = list::Options::parse(paging, &runs::LISTABLE)?;
         let mut tx = self.0.db.read().await?;
-        let page = Self::page(&mut tx, experiment, &options).await?;
+        let page = Self::page(&mut tx, self.0.scope(experiment, namespace), &options).await?;
         let ids: Vec<String> = page.items.iter().map(|run| run.id.clone()).collect();
         let mut specs = runs::specs_of(&mut tx, &ids).await?;
         let mut metrics = metrics::of_runs(&mut tx, &ids).await?;

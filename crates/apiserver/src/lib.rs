@@ -72,9 +72,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         sample_tags,
         visualizations,
         retention,
+        lost_runs_interval,
         tls,
         plugins,
         access,
+        zone,
     } = options;
     let http_listener = server::listener(http_listener, http_address).await?;
     let grpc_listener = server::listener(grpc_listener, grpc_address).await?;
@@ -108,6 +110,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
             visualizations,
             plugins,
             access,
+            zone,
         });
         if let Some(list) = samples {
             services::samples::load(&app, &list, &sample_tags).await?;
@@ -130,6 +133,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     work.spawn(follow_upgrade(app.clone(), stop.clone()));
     if retention.is_limited() {
         work.spawn(services::upkeep::collect(app.clone(), retention, stop.clone()));
+    }
+    if !lost_runs_interval.is_zero() {
+        work.spawn(services::lost::watch(app.clone(), lost_runs_interval, stop.clone()));
     }
     work.close();
     let done = front.serve(&app, grpc_listener, tls.as_ref()).await;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use kfp_core::cron::zone::{self, Tz};
 use kfp_core::flags::Flags;
 use kfp_core::objects::Session;
 
@@ -15,6 +17,9 @@ use crate::services::upkeep::Retention;
 use crate::services::v1::visualizations;
 pub use crate::store::settings::Database;
 use crate::tls;
+
+/// The agent, which reports deletions at once, has longer than that after a restart of everything.
+const LOST_RUNS_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Everything the server needs to know.
 pub struct Options {
@@ -59,12 +64,17 @@ pub struct Options {
     pub visualizations: visualizations::Servers,
     /// How long runs are kept.
     pub retention: Retention,
+    /// How often unfinished runs are looked for whose Workflow is gone; zero for never (`LOST_RUNS_INTERVAL`).
+    pub lost_runs_interval: Duration,
     /// TLS of both listeners.
     pub tls: Option<tls::Settings>,
     /// Limits of what plugins are given (`PLUGIN_MAX_*`).
     pub plugins: Limits,
     /// Who may do what.
     pub access: access::Settings,
+    /// Where cron schedules count their hours: the controller's setting (`CRON_SCHEDULE_TIMEZONE`), which tells here when
+    /// they fire next.
+    pub zone: Tz,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -126,6 +136,9 @@ pub enum Error {
     /// A setting of the compiler is wrong.
     #[error(transparent)]
     Compiler(#[from] kfp_compiler::Error),
+    /// There is no such time zone.
+    #[error("CRON_SCHEDULE_TIMEZONE: {0}")]
+    Zone(#[from] zone::Unknown),
     /// A flag about TLS is wrong.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -230,9 +243,11 @@ impl Options {
                 .map_err(|text| Error::Flag(format!("MANAGED_PIPELINES_UPLOAD_TAGS: {text}")))?,
             visualizations: visualizations::Servers::from_config(config),
             retention: Retention::from_config(config)?,
+            lost_runs_interval: config.duration("LOST_RUNS_INTERVAL", LOST_RUNS_INTERVAL)?,
             tls: None,
             plugins: Limits::from_config(config)?,
             access: access::Settings::from_config(config)?,
+            zone: zone::configured(&config.text("CRON_SCHEDULE_TIMEZONE", ""), env("TZ").as_deref())?,
         })
     }
 }

@@ -437,6 +437,14 @@ async fn runs_belong_to_the_namespace_of_their_experiment() {
         send(json!({"pipeline_version_reference": version})).await.fails(403, "pipelines");
         send(json!({})).await.ok();
     }
+    // Nor by changing what a schedule runs.
+    let change = async |id: String| {
+        let version = json!({"pipeline_id": foreign.get("pipeline"), "pipeline_version_id": foreign.get("version")});
+        let path = format!("/apis/v2beta1/recurringruns/{id}?update_mask=pipeline_version_reference");
+        server.patch(&path, json!({"pipeline_version_reference": version})).await
+    };
+    change(own.get("job")).await.fails(403, "pipelines");
+    change(foreign.get("job")).await.fails(403, "team-b");
     let other = body(json!({"namespace": "team-b"}));
     server
         .post("/apis/v2beta1/recurringruns", other)

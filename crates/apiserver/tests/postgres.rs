@@ -7,5 +7,7 @@ mod lists;
 mod pipelines;
 #[path = "recurring_runs.rs"]
 mod recurring_runs;
+#[path = "revisions.rs"]
+mod revisions;
 #[path = "runs.rs"]
 mod runs;

@@ -2,8 +2,10 @@
 
 pub mod argo;
 pub mod details;
+pub mod fires;
 pub mod logs;
 pub mod macros;
+pub mod mask;
 pub mod names;
 pub mod nodes;
 pub mod plugins;

@@ -2,10 +2,12 @@
 
 pub mod experiments;
 pub mod launch;
+pub mod lost;
 pub mod pipelines;
 pub mod recurring_runs;
 pub mod reports;
 mod retry;
+mod revise;
 pub mod runs;
 pub mod samples;
 pub mod schedules;
@@ -16,6 +18,7 @@ pub mod v1;
 
 use std::sync::Arc;
 
+use kfp_core::cron::zone::Tz;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use crate::access;
@@ -54,6 +57,8 @@ pub struct App {
     pub plugins: Limits,
     /// Who may do what.
     pub access: access::Settings,
+    /// Where cron schedules count their hours.
+    pub zone: Tz,
 }
 
 impl App {

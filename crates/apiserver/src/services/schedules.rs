@@ -90,6 +90,19 @@ pub fn periodic_trigger((start, end): Limits, interval: i64) -> Result<jobs::Tri
     })
 }
 
+/// Checks how many runs may be under way at the same time.
+///
+/// # Errors
+/// Code 3.
+pub(super) fn check_concurrency(most: i64) -> Result<()> {
+    if (1..=10).contains(&most) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "Max concurrency of a recurring run must be at least 1 and at most 10. Received {most}"
+    )))
+}
+
 fn trigger_json(trigger: &jobs::Trigger) -> Value {
     let time = |seconds: Option<i64>| {
         let time = chrono::DateTime::from_timestamp(seconds.filter(|seconds| is_given(*seconds))?, 0)?;
@@ -111,6 +124,18 @@ fn trigger_json(trigger: &jobs::Trigger) -> Value {
         }
     }
     json!({kind: schedule})
+}
+
+/// The part of a ScheduledWorkflow's `spec` that does not depend on the pipeline.
+pub(super) fn timing_spec(job: &jobs::Job) -> Value {
+    let mut spec = json!({
+        "enabled": job.enabled, "maxConcurrency": job.max_concurrency, "noCatchup": job.no_catchup,
+        "trigger": trigger_json(&job.trigger),
+    });
+    if !job.plugins_input.is_empty() {
+        spec["pluginsInput"] = serde_json::from_str(&job.plugins_input).unwrap_or_default();
+    }
+    spec
 }
 
 /// Prefix of the ScheduledWorkflow's name.
@@ -147,12 +172,7 @@ impl Service {
     async fn create(&self, draft: Draft) -> Result<(jobs::Job, Specs)> {
         names::length("RecurringRun.DisplayName", &draft.display_name, 255)?;
         self.0.rules.check_size(&draft.parameters)?;
-        if !(1..=10).contains(&draft.max_concurrency) {
-            return Err(Error::invalid(format!(
-                "Max concurrency of a recurring run must be at least 1 and at most 10. Received {}",
-                draft.max_concurrency
-            )));
-        }
+        check_concurrency(draft.max_concurrency)?;
         let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
         let namespace = if namespace.is_empty() { self.0.namespace.clone() } else { namespace };
         if draft.origin.is_empty() {
@@ -231,10 +251,9 @@ impl Service {
             source.template.check_inputs(job, self.0.settings())?;
             workflow["pipelineRoot"] = json!(job.pipeline_root);
         }
-        let mut spec = json!({
-            "enabled": job.enabled, "maxConcurrency": job.max_concurrency, "noCatchup": job.no_catchup,
-            "trigger": trigger_json(&job.trigger), "experimentId": job.experiment_id, "workflow": workflow,
-        });
+        let mut spec = timing_spec(job);
+        spec["experimentId"] = json!(job.experiment_id);
+        spec["workflow"] = workflow;
         for (key, value) in [
             ("pipelineId", &job.pipeline_id),
             ("pipelineName", &job.pipeline_name),
@@ -244,9 +263,6 @@ impl Service {
             if !value.is_empty() {
                 spec[key] = json!(value);
             }
-        }
-        if !job.plugins_input.is_empty() {
-            spec["pluginsInput"] = serde_json::from_str(&job.plugins_input).unwrap_or_default();
         }
         Ok(spec)
     }

@@ -1,5 +1,6 @@
 //! The Kubernetes objects that the API server touches, as plain JSON so that no field gets lost on the way.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use http::{Method, Request};
@@ -75,6 +76,11 @@ impl From<kube::Error> for Failure {
 /// Asks for metadata only.
 const METADATA: http::HeaderValue =
     http::HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+
+const METADATA_LIST: http::HeaderValue =
+    http::HeaderValue::from_static("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
 
 /// How an object is deleted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -187,6 +193,30 @@ impl Cluster {
         let mut request = request(Method::GET, &url(kind, namespace, name), "", Vec::new())?;
         request.headers_mut().insert(http::header::ACCEPT, METADATA);
         self.send(request).await
+    }
+
+    /// The values that a label has in a namespace's objects of this kind; only their metadata is read, page by page.
+    ///
+    /// # Errors
+    /// See [`Failure`]; a kind that Kubernetes does not know is [`Failure::NotFound`].
+    pub async fn labelled(&self, kind: Kind, namespace: &str, label: &str) -> Result<HashSet<String>, Failure> {
+        let (mut found, mut page) = (HashSet::new(), String::new());
+        loop {
+            let escaped = percent_encoding::utf8_percent_encode(label, percent_encoding::NON_ALPHANUMERIC);
+            let url = format!("{}?labelSelector={escaped}&limit={PAGE}{page}", url(kind, namespace, ""));
+            let mut request = request(Method::GET, &url, "", Vec::new())?;
+            request.headers_mut().insert(http::header::ACCEPT, METADATA_LIST);
+            let list = self.send(request).await?;
+            let values = list["items"].as_array().into_iter().flatten();
+            found.extend(values.filter_map(|item| item["metadata"]["labels"][label].as_str().map(str::to_owned)));
+            match list["metadata"]["continue"].as_str() {
+                None | Some("") => return Ok(found),
+                Some(token) => {
+                    let token = percent_encoding::utf8_percent_encode(token, percent_encoding::NON_ALPHANUMERIC);
+                    page = format!("&continue={token}");
+                }
+            }
+        }
     }
 
     /// Replaces an object; its `resourceVersion` must be current.

@@ -3,7 +3,9 @@
 #
 # The API is the one of KUBECONFIG if that is set; else a private one, made of etcd (Debian: etcd-server) and the
 # kube-apiserver that go.mod names, which is built once and kept in the user's cache, as is the workflow-controller of
-# argo/go.mod. The command finds the kubeconfig in KFP_TEST_KUBECONFIG and Argo's program in the folder KFP_TEST_ARGO. When there is no API the command does not run; KFP_CLUSTER_REQUIRED=1 makes that a failure.
+# argo/go.mod. The command finds the kubeconfig in KFP_TEST_KUBECONFIG and Argo's program in the folder KFP_TEST_ARGO. When
+# there is no API the command does not run; KFP_CLUSTER_REQUIRED=1 makes that a failure. KFP_CLUSTER_BUILD_SECONDS bounds
+# the build of each program.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${KFP_CLUSTER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kfp-cluster}
@@ -30,7 +32,8 @@ built() {
   command -v go >/dev/null || { missing="Go is missing, which builds $1 $version"; return 1; }
   echo "building $1 $version; this takes some minutes and happens once" >&2
   mkdir -p "$cache"
-  (cd "$2" && nice -n 15 go build -p "${KFP_CLUSTER_JOBS:-1}" -trimpath -buildvcs=false \
+  # What a build that ran out of time has compiled is kept for the next.
+  (cd "$2" && timeout "${KFP_CLUSTER_BUILD_SECONDS:-0}" nice -n 15 go build -p "${KFP_CLUSTER_JOBS:-1}" -trimpath -buildvcs=false \
     -ldflags "-s -w ${5//VERSION/$version}" -o "$program.new" "$4") || { missing="$1 $version could not be built"; return 1; }
   mv "$program.new" "$program"
 }

@@ -72,8 +72,8 @@ lint: ## Formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside kfp.local's SubprocessRunner
-	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py
+bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside kfp.local's SubprocessRunner; BENCH="wide runs python memory" adds cases
+	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py $(BENCH)
 
 bench-api: ## Lists and reads over 200,000 runs on each database; BENCH="sqlite --runs 1000000" chooses others
 	$(CARGO) run --locked --release -p kfp-apiserver --example bench_api -- $(BENCH)

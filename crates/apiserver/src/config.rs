@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -156,6 +157,24 @@ impl Config {
                 expected: "an integer",
             }),
         }
+    }
+
+    /// A length of time in Go's spelling; empty counts as not set, `0` needs no unit.
+    ///
+    /// # Errors
+    /// When it is something else or negative.
+    pub fn duration(&self, key: &str, default: Duration) -> Result<Duration, Error> {
+        let text = match self.get(key).unwrap_or_default() {
+            "" => return Ok(default),
+            "0" => return Ok(Duration::ZERO),
+            text => text,
+        };
+        let length = kfp_core::duration::parse(text).ok().and_then(|length| u64::try_from(length).ok());
+        length.map(Duration::from_nanos).ok_or_else(|| Error::Value {
+            key: key.to_owned(),
+            value: text.to_owned(),
+            expected: "a duration such as 1h30m, at least 0",
+        })
     }
 }
 

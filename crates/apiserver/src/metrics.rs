@@ -78,6 +78,7 @@ const CALLS: &[Call] = &[
     ("RecurringRunService/GetRecurringRun", "job_server_get_requests", None),
     ("RecurringRunService/ListRecurringRuns", "job_server_list_requests", None),
     ("RecurringRunService/DeleteRecurringRun", "job_server_delete_requests", Some(("job_server_job_count", -1))),
+    ("RecurringRunService/UpdateRecurringRun", "job_server_update_requests", None),
     ("RecurringRunService/EnableRecurringRun", "job_server_enable_requests", None),
     ("RecurringRunService/DisableRecurringRun", "job_server_disable_requests", None),
     ("JobService/CreateJob", "job_server_create_requests", Some(("job_server_job_count", 1))),

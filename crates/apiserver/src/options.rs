@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use kfp_core::cron::zone::{self, Tz};
 use kfp_core::flags::Flags;
 use kfp_core::objects::Session;
 
@@ -15,6 +17,9 @@ use crate::services::upkeep::Retention;
 use crate::services::v1::visualizations;
 pub use crate::store::settings::Database;
 use crate::{tls, webhook};
+
+/// The agent, which reports deletions at once, has longer than that after a restart of everything.
+const LOST_RUNS_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Everything the server needs to know.
 pub struct Options {
@@ -59,6 +64,8 @@ pub struct Options {
     pub visualizations: visualizations::Servers,
     /// How long runs are kept.
     pub retention: Retention,
+    /// How often unfinished runs are looked for whose Workflow is gone; zero for never (`LOST_RUNS_INTERVAL`).
+    pub lost_runs_interval: Duration,
     /// TLS of both listeners.
     pub tls: Option<tls::Settings>,
     /// Limits of what plugins are given (`PLUGIN_MAX_*`).
@@ -69,6 +76,11 @@ pub struct Options {
     pub pipelines_in_cluster: bool,
     /// Admission of such objects, unless another server does it (`--disableWebhook`).
     pub webhook: Option<webhook::Settings>,
+    /// Directory whose `config.json` is followed while the server runs; `None` for settings that stay.
+    pub config_directory: Option<PathBuf>,
+    /// Where cron schedules count their hours: the controller's setting (`CRON_SCHEDULE_TIMEZONE`), which tells here when
+    /// they fire next.
+    pub zone: Tz,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -130,6 +142,9 @@ pub enum Error {
     /// A setting of the compiler is wrong.
     #[error(transparent)]
     Compiler(#[from] kfp_compiler::Error),
+    /// There is no such time zone.
+    #[error("CRON_SCHEDULE_TIMEZONE: {0}")]
+    Zone(#[from] zone::Unknown),
     /// A flag about TLS is wrong.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -208,6 +223,7 @@ impl Options {
         // Drivers and launchers have to know.
         options.compiler.ml_pipeline_tls = tls.is_some();
         options.tls = tls;
+        options.config_directory = Some(flag("config")).filter(|path| !path.is_empty()).map(PathBuf::from);
         options.pipelines_in_cluster = in_cluster;
         options.webhook = webhook;
         options.samples = Some(values.text("sampleconfig")).filter(|file| !file.is_empty()).map(PathBuf::from);
@@ -249,11 +265,14 @@ impl Options {
                 .map_err(|text| Error::Flag(format!("MANAGED_PIPELINES_UPLOAD_TAGS: {text}")))?,
             visualizations: visualizations::Servers::from_config(config),
             retention: Retention::from_config(config)?,
+            lost_runs_interval: config.duration("LOST_RUNS_INTERVAL", LOST_RUNS_INTERVAL)?,
             tls: None,
             plugins: Limits::from_config(config)?,
             access: access::Settings::from_config(config)?,
             pipelines_in_cluster: false,
+            config_directory: None,
             webhook: None,
+            zone: zone::configured(&config.text("CRON_SCHEDULE_TIMEZONE", ""), env("TZ").as_deref())?,
         })
     }
 }

@@ -7,6 +7,8 @@ mod lists;
 mod pipelines;
 #[path = "recurring_runs.rs"]
 mod recurring_runs;
+#[path = "revisions.rs"]
+mod revisions;
 #[path = "runs.rs"]
 mod runs;
 #[path = "upkeep.rs"]

@@ -41,7 +41,11 @@ async fn a_run_becomes_a_workflow_and_reports_become_its_state() {
             name.as_str(): {"id": name, "name": name, "displayName": name, "type": "DAG", "phase": "Running",
                    "children": [format!("{name}-1")], "startedAt": "2026-01-01T00:00:00Z"},
             format!("{name}-1"): {"id": format!("{name}-1"), "name": format!("{name}.add"), "displayName": "add",
-                     "type": "Pod", "templateName": "impl", "phase": "Running", "startedAt": "2026-01-01T00:00:01Z"},
+                     "type": "Pod", "templateName": "impl", "phase": "Running", "startedAt": "2026-01-01T00:00:01Z",
+                     "boundaryID": name, "children": [format!("{name}-2")]},
+            format!("{name}-2"): {"id": format!("{name}-2"), "name": format!("{name}.then"), "displayName": "then",
+                     "type": "Pod", "templateName": "impl", "phase": "Pending", "message": "Unschedulable: no room",
+                     "boundaryID": name, "startedAt": null},
         }});
     });
     assert_eq!(server.report(&running).await.ok(), json!({}));
@@ -49,7 +53,13 @@ async fn a_run_becomes_a_workflow_and_reports_become_its_state() {
     let seen = server.get(&path).await.ok();
     assert_eq!(seen["state"], "RUNNING");
     let tasks = seen["run_details"]["task_details"].as_array().unwrap().clone();
-    assert_eq!(tasks.len(), 2);
+    assert_eq!(tasks.len(), 3);
+    let whole = tasks.iter().find(|task| task["display_name"] == json!(name)).unwrap();
+    let then = tasks.iter().find(|task| task["display_name"] == "then").unwrap();
+    assert_eq!((&then["parent_task_id"], &then["pod_name"]), (&whole["task_id"], &json!(format!("{name}-impl-2"))));
+    assert!(whole.get("pod_name").is_none() && then.get("error").is_none());
+    let said = json!({"message": "waited for add; Unschedulable: no room"});
+    assert_eq!((&then["state_history"][0]["state"], &then["state_history"][0]["error"]), (&json!("PENDING"), &said));
     let add = tasks.iter().find(|task| task["display_name"] == "add").unwrap();
     assert_eq!((&add["state"], &add["run_id"]), (&json!("RUNNING"), &json!(run_id)));
     assert_eq!(add["start_time"], "2026-01-01T00:00:01Z");

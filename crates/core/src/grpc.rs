@@ -119,9 +119,20 @@ pub async fn opened(address: &str, port: u16, timeout: Duration, shutdown: &Canc
     }
 }
 
-/// Runs one RPC with bounded retries when the server says that trying again may help (`UNAVAILABLE`, and `ABORTED`,
-/// which stands for a database deadlock); `call` is repeated with a fresh request each time. The pause doubles from
-/// 100 ms to 10 s, a quarter of it random.
+/// Whether the same call may succeed later: the server says so (`UNAVAILABLE`, and `ABORTED`, which stands for a
+/// database deadlock), or the connection broke before its answer was there.
+#[must_use]
+pub fn is_transient(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::Aborted => true,
+        // What a server answers has no cause on this side.
+        Code::Unknown | Code::Internal | Code::Cancelled => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
+
+/// Runs one RPC with bounded retries when trying again may help (see [`is_transient`]); `call` is repeated with a fresh
+/// request each time. The pause doubles from 100 ms to 10 s, a quarter of it random.
 ///
 /// # Errors
 /// The last status when all attempts failed or the code is not transient.
@@ -134,7 +145,7 @@ where
     loop {
         match call().await {
             Ok(response) => return Ok(response.into_inner()),
-            Err(status) if attempt < ATTEMPTS && matches!(status.code(), Code::Unavailable | Code::Aborted) => {
+            Err(status) if attempt < ATTEMPTS && is_transient(&status) => {
                 tracing::debug!(attempt, code = ?status.code(), "retrying: {}", status.message());
                 tokio::time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

@@ -4,6 +4,9 @@ use chrono_tz::Tz;
 
 use crate::cron::Cron;
 
+/// Annotation of a ScheduledWorkflow: when its trigger was last changed, RFC 3339.
+pub const CHANGED: &str = "scheduledworkflows.kubeflow.org/triggerChangedAt";
+
 /// What makes a schedule fire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trigger {
@@ -40,6 +43,8 @@ pub struct Timing {
     pub created: i64,
     /// The slot of the last run.
     pub last: Option<i64>,
+    /// When the trigger was changed: it does not make up for times before that.
+    pub changed: Option<i64>,
     /// Whether missed slots are run one after the other; otherwise only the latest one is.
     pub catchup: bool,
 }
@@ -87,7 +92,8 @@ impl Timing {
 
     /// The time that slots are counted from.
     fn base(&self, start: Option<i64>) -> i64 {
-        self.last.or(start).unwrap_or(self.created)
+        let base = self.last.or(start).unwrap_or(self.created);
+        self.changed.map_or(base, |changed| changed.max(base))
     }
 
     fn cron(&self, cron: &Cron, start: Option<i64>, end: i64, now: i64, zone: Tz) -> Option<i64> {
@@ -130,7 +136,7 @@ mod tests {
     }
 
     fn next(trigger: Trigger, last: Option<i64>, catchup: bool, now: i64) -> Option<i64> {
-        Timing { trigger, created: NINE, last, catchup }.next(now, Tz::UTC)
+        Timing { trigger, created: NINE, last, changed: None, catchup }.next(now, Tz::UTC)
     }
 
     #[test]
@@ -177,6 +183,25 @@ mod tests {
             (periodic(i64::MAX, None, None), None, true, now, None),
         ] {
             assert_eq!(next(trigger.clone(), last, catchup, now), want, "{trigger:?} {last:?}");
+        }
+    }
+
+    #[test]
+    fn changed_trigger_counts_from_its_change() {
+        let (noon, ten) = (NINE + 3 * HOUR, NINE + HOUR);
+        for (trigger, last, want) in [
+            (cron("0 * * * * *", None, None), Some(NINE + 60), Some(ten + 60)),
+            (cron("0 * * * * *", Some(NINE - HOUR), None), None, Some(ten + 60)),
+            // A start or a run that comes later counts instead.
+            (cron("0 * * * * *", Some(ten + 600), None), None, Some(ten + 660)),
+            (cron("0 * * * * *", None, None), Some(ten + 60), Some(ten + 120)),
+            (cron("0 * * * * *", None, Some(ten)), Some(NINE + 60), None),
+            (periodic(300, None, None), Some(NINE + 60), Some(ten + 300)),
+            (periodic(300, None, None), Some(ten + 300), Some(ten + 600)),
+            (periodic(300, Some(ten + 600), None), None, Some(ten + 900)),
+        ] {
+            let timing = Timing { trigger: trigger.clone(), created: NINE, last, changed: Some(ten), catchup: true };
+            assert_eq!(timing.next(noon, Tz::UTC), want, "{trigger:?} {last:?}");
         }
     }
 

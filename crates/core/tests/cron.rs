@@ -292,7 +292,7 @@ fn bounds(trigger: &Trigger) -> (Option<i64>, Option<i64>) {
 
 /// The slots that a controller fires which looks at the given moments, with restarts in between (it has no other memory).
 fn fired(trigger: &Trigger, catchup: bool, looks: &[i64], zone: Tz) -> (Vec<i64>, Timing) {
-    let mut timing = Timing { trigger: trigger.clone(), created: BASE, last: None, catchup };
+    let mut timing = Timing { trigger: trigger.clone(), created: BASE, last: None, changed: None, catchup };
     let mut slots = Vec::new();
     for now in looks {
         while let Some(slot) = timing.next(*now, zone).filter(|slot| slot <= now) {
@@ -340,7 +340,7 @@ proptest! {
             timing.last = Some(slot);
             want.push(slot);
         }
-        let fresh = Timing { trigger, created: BASE, last: None, catchup };
+        let fresh = Timing { trigger, created: BASE, last: None, changed: None, catchup };
         prop_assert_eq!(fresh.upcoming(now, zone, 4), want);
     }
 }

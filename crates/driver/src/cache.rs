@@ -7,6 +7,7 @@ use kfp_core::mlmd::{self, Output, names};
 use kfp_core::{grpc, hex, ir};
 use kfp_proto::api;
 use kfp_proto::api::task_service_client::TaskServiceClient;
+use kfp_proto::ml_metadata::{Artifact, artifact::State as ArtifactState};
 use kfp_proto::ml_pipelines::{
     ArtifactNameList, CacheKey, ContainerSpec, ExecutorInput, RuntimeArtifact, executor_input,
 };
@@ -178,18 +179,22 @@ pub(crate) struct Reusable {
     pub(crate) artifacts: Vec<Output>,
 }
 
-/// Reads what an earlier execution left. `None` when it or one of the wanted artifacts is gone; then the task simply
-/// runs. Logs are not insisted on.
+/// Whether nobody may count on what is stored for the artifact.
+fn is_given_up(artifact: &Artifact) -> bool {
+    matches!(artifact.state(), ArtifactState::MarkedForDeletion | ArtifactState::Deleted | ArtifactState::Abandoned)
+}
+
+/// Reads what an earlier execution left. When it or one of the wanted artifacts is gone, the task simply runs, and the
+/// answer says in words what is missing. Logs are not insisted on.
 pub(crate) async fn reusable(
     metadata: &mlmd::Client,
     execution: i64,
     wanted: &executor_input::Outputs,
-) -> Result<Option<Reusable>, Error> {
+) -> Result<Result<Reusable, String>, Error> {
     let earlier = match metadata.execution(execution).await {
         Ok(earlier) => earlier,
-        Err(mlmd::Error::NotFound(what)) => {
-            tracing::warn!(execution, "the cache refers to something that is gone: {what}");
-            return Ok(None);
+        Err(mlmd::Error::NotFound(_)) => {
+            return Ok(Err(format!("execution {execution} has the same key, but is gone from the metadata store")));
         }
         Err(error) => return Err(error.into()),
     };
@@ -197,15 +202,19 @@ pub(crate) async fn reusable(
     let mut artifacts = Vec::new();
     for name in wanted.artifacts.keys() {
         match found.remove(name) {
-            Some(artifact) => artifacts.push(Output { name: name.clone(), artifact }),
-            None if name == names::EXECUTOR_LOGS => {}
+            Some(artifact) if !is_given_up(&artifact) => artifacts.push(Output { name: name.clone(), artifact }),
+            _ if name == names::EXECUTOR_LOGS => {}
+            Some(_) => {
+                return Ok(Err(format!(
+                    "execution {execution} has the same key, but its artifact {name:?} is marked as deleted"
+                )));
+            }
             None => {
-                tracing::warn!(execution, "unable to find artifact with name {name} in mlmd output artifacts");
-                return Ok(None);
+                return Ok(Err(format!("execution {execution} has the same key, but no artifact {name:?}")));
             }
         }
     }
-    Ok(Some(Reusable { execution, parameters: earlier.outputs(), artifacts }))
+    Ok(Ok(Reusable { execution, parameters: earlier.outputs(), artifacts }))
 }
 
 #[cfg(test)]

@@ -114,6 +114,14 @@ async fn plan(
 pub(crate) struct Reuse {
     pub(crate) fingerprint: String,
     pub(crate) hit: Option<Reusable>,
+    /// Why, in words. Empty where the question does not arise.
+    pub(crate) decision: String,
+}
+
+impl Reuse {
+    fn none(decision: &str) -> Self {
+        Self { decision: decision.to_owned(), ..Self::default() }
+    }
 }
 
 /// Asks the cache, if the task may use it.
@@ -124,8 +132,11 @@ pub(crate) async fn look_up(
     resolver: Option<&mut Resolver<'_>>,
     services: &Services,
 ) -> Result<Reuse, Error> {
-    if container.cache_disabled || !container.task.caching() {
-        return Ok(Reuse::default());
+    if container.cache_disabled {
+        return Ok(Reuse::none("not reused: caching is off for all tasks"));
+    }
+    if !container.task.caching() {
+        return Ok(Reuse::none("not reused: caching is off for this task"));
     }
     let mut volumes = match resolver {
         Some(resolver) => kubernetes::claims(&container.kubernetes, resolver).await?,
@@ -135,14 +146,22 @@ pub(crate) async fn look_up(
         volumes.push(pod::workspace_claim(request)?);
     }
     let fingerprint = cache::fingerprint(request, container, input, &volumes);
-    let hit = match services.cache.find(request, &fingerprint).await? {
+    let found = match services.cache.find(request, &fingerprint).await? {
         Some(execution) => {
             let wanted = input.outputs.clone().unwrap_or_default();
             cache::reusable(&services.metadata, execution, &wanted).await?
         }
-        None => None,
+        None => Err("no earlier execution has the same key".to_owned()),
     };
-    Ok(Reuse { fingerprint, hit })
+    let (hit, decision) = match found {
+        Ok(hit) => {
+            let decision = format!("reused the outputs of execution {}", hit.execution);
+            (Some(hit), decision)
+        }
+        Err(reason) => (None, format!("not reused: {reason}")),
+    };
+    tracing::info!(task = container.task.name, "cache: {decision}");
+    Ok(Reuse { fingerprint, hit, decision })
 }
 
 /// Records the task's execution.
@@ -157,7 +176,11 @@ pub(crate) async fn create(
     let mut properties = dag::placed(&container.task);
     let cached = reuse.hit.as_ref().map_or(String::new(), |hit| hit.execution.to_string());
     let always = [names::POD_NAME, names::POD_UID, names::NAMESPACE, names::IMAGE].map(|name| (name, ""));
-    let filled = [(names::CACHED_EXECUTION_ID, cached.as_str()), (names::CACHE_FINGERPRINT, &reuse.fingerprint)];
+    let filled = [
+        (names::CACHED_EXECUTION_ID, cached.as_str()),
+        (names::CACHE_FINGERPRINT, &reuse.fingerprint),
+        (names::CACHE_DECISION, &reuse.decision),
+    ];
     let text = |(name, value): (&str, &str)| -> (String, Property) { (name.to_owned(), mlmd::text(value)) };
     properties.extend(always.into_iter().map(text));
     properties.extend(filled.into_iter().filter(|(_, value)| !value.is_empty()).map(text));

@@ -34,6 +34,9 @@ pub use request::{Container, DriverPod, Launcher, Proxies, Request, Response, Ru
 /// Environment variable with the largest message to and from the metadata store.
 const MESSAGE_SIZE: &str = "METADATA_GRPC_MESSAGE_SIZE";
 
+/// Environment variable with the settings of upstream's MLflow plugin.
+const MLFLOW: &str = "KFP_MLFLOW_CONFIG";
+
 /// Connections that a driver uses.
 #[derive(Clone, Debug)]
 pub struct Services {
@@ -104,6 +107,9 @@ pub async fn drive(request: Request, services: &Services) -> Result<Response, Er
 /// # Errors
 /// Whatever [`drive`] fails with, or when an output file cannot be written, or `shutdown` comes first.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+    if std::env::var_os(MLFLOW).is_some() {
+        tracing::warn!("{MLFLOW} is set, but this driver has no MLflow plugin: tasks are not reported there");
+    }
     let services = Services::connect(&options.servers)?;
     tokio::select! {
         () = shutdown.cancelled() => Err(Error::Stopped),

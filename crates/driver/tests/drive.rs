@@ -513,6 +513,8 @@ async fn cached_results_are_published_again() {
     let cached = world.services.metadata.executions_of_dag(&run, dag).await.unwrap().pop().unwrap();
     assert_eq!(cached.state(), State::Cached);
     assert_eq!(cached.text(names::CACHED_EXECUTION_ID), first.container().to_string());
+    let reused = format!("reused the outputs of execution {}", first.container());
+    assert_eq!(cached.text(names::CACHE_DECISION), reused);
     assert_eq!(kfp_core::ir::to_json(&cached.outputs()["o"]), json!("value"));
     let artifacts = world.services.metadata.output_artifacts(cached.id()).await.unwrap();
     assert_eq!(artifacts["m"].id(), made[0]);
@@ -522,11 +524,29 @@ async fn cached_results_are_published_again() {
     other["inputs"]["parameters"]["n"] = constant(json!(2));
     let missed = world.container(root, "u", other, component.clone()).await.unwrap();
     assert_eq!(missed.get("cached-decision"), Some("false"));
+    let nothing = "not reused: no earlier execution has the same key";
+    assert_eq!(world.execution(missed.container()).await.text(names::CACHE_DECISION), nothing);
+    let mut off = task.clone();
+    off["cachingOptions"] = json!({});
+    let off = world.container(root, "w", off, component.clone()).await.unwrap();
+    let off = world.execution(off.container()).await;
+    assert_eq!(off.text(names::CACHE_DECISION), "not reused: caching is off for this task");
+    // An artifact that somebody gave up is no more use than one that is gone.
+    let mut given_up = artifacts["m"].clone();
+    given_up.set_state(kfp_proto::ml_metadata::artifact::State::Deleted);
+    world.services.metadata.put_artifacts(vec![given_up]).await.unwrap();
+    let again = world.container(root, "x", task.clone(), component.clone()).await.unwrap();
+    let again = world.execution(again.container()).await;
+    let deleted = "has the same key, but its artifact \"m\" is marked as deleted";
+    assert!(again.text(names::CACHE_DECISION).ends_with(deleted), "{}", again.text(names::CACHE_DECISION));
     // A record of an execution that is gone is no hit.
     world.tasks.lock().unwrap().last_mut().unwrap().mlmd_execution_id = "999999".into();
     let gone = world.container(root, "v", task, component).await.unwrap();
     assert_eq!(gone.get("cached-decision"), Some("false"));
-    assert_eq!(world.execution(gone.container()).await.text(names::CACHED_EXECUTION_ID), "");
+    let gone = world.execution(gone.container()).await;
+    assert_eq!(gone.text(names::CACHED_EXECUTION_ID), "");
+    let lost = "not reused: execution 999999 has the same key, but is gone from the metadata store";
+    assert_eq!(gone.text(names::CACHE_DECISION), lost);
 }
 
 #[tokio::test]

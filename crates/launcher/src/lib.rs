@@ -24,6 +24,9 @@ use kfp_core::{grpc, mlmd, termination};
 pub use error::Error;
 pub use options::{Mode, Options};
 
+/// Settings of upstream's MLflow plugin.
+const MLFLOW: &str = "KFP_MLFLOW_CONFIG";
+
 /// What was achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -43,6 +46,9 @@ pub enum Outcome {
 /// [`Error`]; a failed task has been recorded as FAILED by then (unless the metadata store itself failed), and the
 /// message has been left for the pod's status.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<Outcome, Error> {
+    if std::env::var_os(MLFLOW).is_some() {
+        tracing::warn!("{MLFLOW} is set, but this launcher has no MLflow plugin: the task is not reported there");
+    }
     let result = match &options.mode {
         Mode::Copy(target) => {
             copy::install(&paths::Paths::new(options.root.clone()).place(target)).map(|()| Outcome::Copied)

@@ -163,3 +163,64 @@ fn vanished_pods_end_in_error() {
         assert_eq!(errors[0].phase, NodePhase::Error, "{name}");
     }
 }
+
+/// Workflows of version 1, as its SDK compiled them: a folder of YAML files named by `KFP_V1_WORKFLOWS`.
+#[test]
+fn workflows_of_version_1_succeed() {
+    let Some(folder) = std::env::var_os("KFP_V1_WORKFLOWS") else {
+        eprintln!("SKIPPED: no folder of workflows of version 1; set KFP_V1_WORKFLOWS");
+        return;
+    };
+    let mut wrong = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut value: serde_json::Value = serde_norway::from_str(&text).unwrap();
+        if value["kind"] != "Workflow" {
+            continue;
+        }
+        complete(&mut value);
+        let looped = text.contains("withParam");
+        let filler = if looped { r#"[{"a": 1, "b": 2, "A_a": 3, "B_b": 4}]"# } else { "heads" };
+        for parameter in value["spec"]["arguments"]["parameters"].as_array_mut().into_iter().flatten() {
+            if parameter["value"].is_null() {
+                parameter["value"] = filler.into();
+            }
+        }
+        let mut world = World::new(serde_json::from_value(value).unwrap());
+        let phase = world.drive(
+            &mut |pod| {
+                let contract = pod["metadata"]["annotations"]["workflows.argoproj.io/template"].as_str().unwrap();
+                let contract: serde_json::Value = serde_json::from_str(contract).unwrap();
+                let list = |kind: &str| contract["outputs"][kind].as_array().cloned().unwrap_or_default();
+                let parameters = list("parameters").into_iter().map(|mut parameter| {
+                    parameter["value"] = filler.into();
+                    parameter
+                });
+                let artifacts = list("artifacts").into_iter().map(|mut artifact| {
+                    if artifact["s3"].is_null() {
+                        artifact["s3"] = serde_json::json!({"key": format!("{}/x", node_name(pod))});
+                    }
+                    artifact
+                });
+                let (parameters, artifacts): (Vec<_>, Vec<_>) = (parameters.collect(), artifacts.collect());
+                End::Outputs(serde_json::json!({"parameters": parameters, "artifacts": artifacts, "result": filler}))
+            },
+            false,
+        );
+        if phase != WorkflowPhase::Succeeded {
+            let status = world.written().status;
+            let messages: Vec<String> = status
+                .nodes
+                .values()
+                .filter(|node| node.phase.is_failure() && !node.message.is_empty())
+                .map(|node| format!("{}: {}", node.name, node.message))
+                .collect();
+            wrong.push(format!("{name}: {} {}", status.message, messages.join("; ")));
+            continue;
+        }
+        check_end(&name, &world);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -78,13 +78,16 @@ pub(crate) fn prepare_pod(
     let root = dir.join("root");
     let make = || -> std::io::Result<()> {
         retry::take_over(&kubelet.dirs.pods(), earlier, &root)?;
+        if pod.is_driver() {
+            return std::fs::create_dir_all(root.join("tmp"));
+        }
         for name in OWN_DIRS {
             std::fs::create_dir_all(root.join(name))?;
         }
         let account = kubelet.dirs.service_account(&pod.metadata.namespace)?;
-        std::os::unix::fs::symlink(account, root.join("run/secrets/kubernetes.io/serviceaccount"))?;
+        kubelet.dirs.links.make(&account, &root.join("run/secrets/kubernetes.io/serviceaccount"))?;
         if let Some(netrc) = &kubelet.host.netrc {
-            std::os::unix::fs::symlink(netrc, root.join("kfp-home/.netrc"))?;
+            kubelet.dirs.links.make(netrc, &root.join("kfp-home/.netrc"))?;
         }
         std::fs::write(dir.join("hosts"), format!("{}\n127.0.0.1 {}\n", kubelet.host.hosts, hostname(pod)))
     };
@@ -119,7 +122,7 @@ pub(crate) fn plan(
     let base = base_env(kubelet, pod, container, &root);
     let mut env = env::environment(pod, container, &base, sources)?;
     let mut mounts = volumes::mounts(container, volumes, &env)?;
-    let last_words = termination::make(&dir, container)?;
+    let last_words = termination::locate(&dir, container)?;
     let termination = last_words.place.clone();
     mounts.push(last_words);
     // After the volumes: an artifact may lie in one of them.
@@ -145,6 +148,7 @@ pub(crate) fn plan(
         let path = format!("{}:{path}", python_path(kubelet, container, &root));
         env.insert("PATH".into(), path);
     }
+    termination::make(&termination)?;
     let result = env.get(RESULT_WANTED).is_some_and(|value| value == "true").then(|| root.join(RESULT));
     let launch = match engine::program(kubelet.options.runner) {
         Some(program) if !here => engine::command(program, kubelet, pod, container, &env, &mounts),
@@ -236,11 +240,11 @@ fn process(
         private: store.private(&pod.metadata.uid).join(&container.name),
         base: kubelet.python.clone(),
     };
-    python::prepare_container(&store, &config, &host_state)
+    python::prepare_container(&store, &kubelet.dirs.links, &config, &host_state)
         .map_err(|e| format!("make the Python environment {}: {e}", host_state.display()))?;
     if let Some(shell) = &kubelet.host.shell {
-        std::os::unix::fs::symlink(shell, host_state.join("bin/sh"))
-            .map_err(|e| format!("make {}: {e}", host_state.join("bin/sh").display()))?;
+        let sh = host_state.join("bin/sh");
+        kubelet.dirs.links.make(shell, &sh).map_err(|e| format!("make {}: {e}", sh.display()))?;
     }
     let mut env: Vec<(String, String)> = env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut cwd =

@@ -10,6 +10,7 @@
 //! logs/<ns>/<pod>         logs
 //! python                  Python environments
 //! pod-shared              what every container may read: launcher, kubeconfig, service accounts
+//! links                   symbolic links that pods share
 //! pod-view                what containers see instead of the data directory: mount points only
 //! ```
 
@@ -17,6 +18,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::init::Bind;
+use crate::links::Links;
 use crate::options::Options;
 use crate::volumes::TOKEN;
 
@@ -34,6 +36,7 @@ pub(crate) struct Dirs {
     pub(crate) data: PathBuf,
     /// Mounts that every container has.
     pub(crate) common: Vec<Bind>,
+    pub(crate) links: Links,
 }
 
 impl Dirs {
@@ -45,7 +48,8 @@ impl Dirs {
         };
         std::fs::create_dir_all(&options.data_dir).map_err(fail(&options.data_dir))?;
         let data = options.data_dir.canonicalize().map_err(fail(&options.data_dir))?;
-        let mut dirs = Self { data, common: Vec::new() };
+        let links = Links::create(data.join("links")).map_err(fail(&data))?;
+        let mut dirs = Self { data, common: Vec::new(), links };
         for name in ["pods", "volumes", "logs", "pod-shared", "pod-view", "python"] {
             let path = dirs.data.join(name);
             std::fs::create_dir_all(&path).map_err(fail(&path))?;

@@ -111,7 +111,7 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
         // Not waited for at shutdown: whoever needs the environment next finds it half-built and
         // builds it anew.
         tokio::task::spawn_blocking(move || {
-            if let Err(message) = store.ensure_base(&base) {
+            if let Err(message) = store.prepare_base(&base) {
                 tracing::warn!("{message}");
             }
         });
@@ -124,7 +124,9 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
         match listed {
             Ok((items, version)) => {
                 if first {
-                    recover(&kubelet, &items).await;
+                    for object in recover(&kubelet, &items).await {
+                        begin(&kubelet, &mut pods, &object, &tasks);
+                    }
                     first = false;
                     // What was listed is out of date for the pods that were failed.
                     continue;
@@ -200,7 +202,7 @@ fn phase(object: &Value) -> &str {
 fn see(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, object: &Arc<Value>, tasks: &TaskTracker) {
     let Some(uid) = uid(object) else { return };
     let deleted = object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null());
-    let deadline = object.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64);
+    let deadline = deadline(object);
     if let Some(known) = pods.get(uid) {
         let stop = deleted.then_some(Stop::Deleted);
         known.wish.send_if_modified(|wish| {
@@ -212,7 +214,16 @@ fn see(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, object: &Arc<V
     if deleted || !matches!(phase(object), "" | "Pending") {
         return;
     }
-    let (wish, receiver) = watch::channel(Wish { stop: None, deadline });
+    begin(kubelet, pods, object, tasks);
+}
+
+fn deadline(object: &Value) -> Option<i64> {
+    object.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64)
+}
+
+fn begin(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, object: &Arc<Value>, tasks: &TaskTracker) {
+    let Some(uid) = uid(object) else { return };
+    let (wish, receiver) = watch::channel(Wish { stop: None, deadline: deadline(object) });
     pods.insert(uid.to_string(), Known { wish });
     match Pod::parse(object) {
         Ok(pod) => {
@@ -240,8 +251,9 @@ fn forget(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, uid: &str, 
     });
 }
 
-/// Ends what an earlier server left running, fails its pods and removes directories of none.
-async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) {
+/// Ends what an earlier server left running, fails its pods and removes directories of none. Gives the pods to begin
+/// anew: drivers may be run twice.
+async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) -> Vec<Arc<Value>> {
     let known: Vec<String> = items.iter().filter_map(|o| uid(o).map(str::to_string)).collect();
     let (pods, private) = (kubelet.dirs.pods(), kubelet.dirs.python().join("private"));
     let (engine, data) = (crate::engine::program(kubelet.options.runner), kubelet.dirs.data.clone());
@@ -263,13 +275,21 @@ async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) {
     if let Err(error) = cleaned {
         tracing::warn!(%error, "cannot clean up after an earlier run");
     }
+    let mut again = Vec::new();
     for object in items {
         let begun = uid(object).is_some_and(|uid| kubelet.dirs.pod(uid).exists());
         let over = matches!(phase(object), "Succeeded" | "Failed");
-        if !over && (begun || phase(object) == "Running") {
+        if over || !(begun || phase(object) == "Running") {
+            continue;
+        }
+        if Pod::parse(object).is_ok_and(|pod| pod.is_driver()) {
+            uid(object).into_iter().for_each(|uid| recovery::remove(&kubelet.dirs.pod(uid)));
+            again.push(object.clone());
+        } else {
             mark_failed(kubelet.clone(), object.clone(), RESTARTED.into()).await;
         }
     }
+    again
 }
 
 async fn mark_failed(kubelet: Arc<Kubelet>, object: Arc<Value>, message: String) {

@@ -31,6 +31,7 @@ mod env;
 mod exchange;
 mod init;
 mod kubelet;
+mod links;
 mod logs;
 mod options;
 mod outputs;
@@ -108,7 +109,8 @@ pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken
     let spawner = process::Spawner::start().map_err(Error::Thread)?;
     let namespaces = namespaces(&options, &dirs, &spawner).await?;
     tracing::info!(namespaces, runner = ?options.runner, "pods run in {}", dirs.pods().display());
-    let logs = Arc::new(logs::Logs::new(dirs.logs(), options.max_log_bytes));
+    let logs = logs::Logs::new(dirs.logs(), options.max_log_bytes).with_archive(options.log_archive.clone());
+    let logs = Arc::new(logs);
     api.set_log_source(logs.clone());
     let (processes, drivers) = kubelet::slots(&options);
     let objects = Opener { dir: dirs::objects(&options), ..Opener::default() };

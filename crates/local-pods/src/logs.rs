@@ -3,7 +3,7 @@
 //! that continues), text. Both streams of a container arrive on one pipe, so that their order is
 //! kept; all lines say `stdout`.
 //!
-//! Logs outlive their pod and the server; they go with the Workflow.
+//! Logs outlive their pod and the server. When their Workflow goes, the main ones move to the archive, if there is one.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -28,6 +28,8 @@ const RESERVE: u64 = 64 << 20;
 const CHECK_EVERY: u64 = 1 << 20;
 /// Name of the Workflow the logs of a pod go with.
 const OWNER: &str = ".workflow";
+/// The log that the archive keeps, there and here.
+const MAIN: &str = "main.log";
 
 /// Bytes written so far; nothing more comes when the sender is gone.
 type Progress = watch::Receiver<u64>;
@@ -36,6 +38,7 @@ type Progress = watch::Receiver<u64>;
 #[derive(Debug)]
 pub(crate) struct Logs {
     dir: PathBuf,
+    archive: Option<PathBuf>,
     max: u64,
     live: Mutex<HashMap<PathBuf, Progress>>,
 }
@@ -187,7 +190,13 @@ fn record(out: &mut Vec<u8>, now: &str, tag: char, line: &[u8]) {
 
 impl Logs {
     pub(crate) fn new(dir: PathBuf, max: u64) -> Self {
-        Self { dir, max, live: Mutex::default() }
+        Self { dir, archive: None, max, live: Mutex::default() }
+    }
+
+    /// The same with an archive.
+    pub(crate) fn with_archive(mut self, archive: Option<PathBuf>) -> Self {
+        self.archive = archive;
+        self
     }
 
     /// The file of a container's log.
@@ -233,16 +242,34 @@ impl Logs {
         locked(&self.live).remove(&self.path(namespace, pod, container));
     }
 
-    /// Removes the logs of a Workflow's pods.
+    /// Removes the logs of a Workflow's pods, after the archive has what it keeps.
     pub(crate) fn remove_workflow(&self, namespace: &str, workflow: &str) {
         let Ok(pods) = std::fs::read_dir(self.dir.join(namespace)) else { return };
         for pod in pods.flatten() {
-            if std::fs::read_to_string(pod.path().join(OWNER)).is_ok_and(|owner| owner == workflow)
-                && let Err(error) = std::fs::remove_dir_all(pod.path())
-            {
-                tracing::warn!(%error, path = %pod.path().display(), "cannot remove logs");
+            let dir = pod.path();
+            if std::fs::read_to_string(dir.join(OWNER)).is_ok_and(|owner| owner == workflow) {
+                let kept = self.archive.as_ref().map(|archive| archive.join(workflow).join(pod.file_name()));
+                if let Err(error) = kept.map_or(Ok(()), |kept| keep(&dir.join(MAIN), &kept)) {
+                    tracing::warn!(%error, path = %dir.display(), "cannot archive a log");
+                }
+                if let Err(error) = std::fs::remove_dir_all(&dir) {
+                    tracing::warn!(%error, path = %dir.display(), "cannot remove logs");
+                }
             }
         }
+    }
+}
+
+/// Moves a log into the directory `to`; one that is missing or empty is not kept.
+fn keep(log: &Path, to: &Path) -> std::io::Result<()> {
+    if !log.metadata().is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(to)?;
+    let to = to.join(MAIN);
+    match std::fs::rename(log, &to) {
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => std::fs::copy(log, to).map(drop),
+        other => other,
     }
 }
 
@@ -495,6 +522,23 @@ mod tests {
         assert!(plain_text(dir.path(), "ns", "p", "main").is_ok());
         logs.remove_workflow("ns", "wf");
         assert!(plain_text(dir.path(), "ns", "p", "main").is_err());
+    }
+
+    #[test]
+    fn logs_move_to_the_archive_with_their_workflow() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("archive");
+        let logs = Logs::new(dir.path().join("logs"), 1 << 20).with_archive(Some(archive.clone()));
+        for (pod, workflow, text) in [("p", "wf", "kept\n"), ("silent", "wf", ""), ("q", "other", "stays\n")] {
+            let writer = logs.begin("ns", pod, "main", Some(workflow)).unwrap();
+            writer.append(text.as_bytes());
+            logs.end("ns", pod, "main", &writer);
+        }
+        logs.remove_workflow("ns", "wf");
+        let kept = std::fs::read_to_string(archive.join("wf/p/main.log")).unwrap();
+        assert!(kept.ends_with(" stdout F kept\n"), "{kept}");
+        assert!(!archive.join("wf/silent").exists() && !archive.join("other").exists());
+        assert!(!logs.path("ns", "p", "main").exists() && logs.path("ns", "q", "main").exists());
     }
 
     #[test]

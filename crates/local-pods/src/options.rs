@@ -101,6 +101,9 @@ pub struct Options {
     pub prepare_python: bool,
     /// Bytes kept of one container's log.
     pub max_log_bytes: u64,
+    /// Where the logs of main containers go when their Workflow is deleted, as `<workflow>/<pod>/main.log`. Without it
+    /// they are deleted, too.
+    pub log_archive: Option<PathBuf>,
     /// Seconds between SIGTERM and SIGKILL for pods that do not say.
     pub grace_seconds: u64,
 }
@@ -129,6 +132,7 @@ impl Options {
             python: None,
             prepare_python: true,
             max_log_bytes: 256 << 20,
+            log_archive: None,
             grace_seconds: 30,
         }
     }

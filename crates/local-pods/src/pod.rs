@@ -96,8 +96,7 @@ pub(crate) struct Life {
 
 /// Runs a pod from its first container to its final status.
 pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Receiver<Wish>) {
-    let driver = pod.spec.containers.iter().all(|c| c.command.first().is_some_and(|w| w == "driver"));
-    let slots = if driver { kubelet.drivers.clone() } else { kubelet.processes.clone() };
+    let slots = if pod.is_driver() { kubelet.drivers.clone() } else { kubelet.processes.clone() };
     let mut life = Life {
         report: Report {
             phase: Phase::Pending,

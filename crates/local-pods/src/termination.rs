@@ -18,22 +18,29 @@ const MAX_LOG_LINES: u64 = 80;
 /// A disk with fewer free bytes than this has no room for what a task may want to say.
 const FULL: u64 = 1 << 20;
 
-/// Makes the empty file of a container in the pod's directory and says where it belongs.
+/// Where the file of a container is in the pod's directory and where it belongs.
 ///
 /// # Errors
-/// A path that is not absolute, or a directory that cannot be written.
-pub(crate) fn make(pod_dir: &Path, container: &Container) -> Result<Mounted, String> {
+/// A path that is not absolute.
+pub(crate) fn locate(pod_dir: &Path, container: &Container) -> Result<Mounted, String> {
     let path = match container.termination_message_path.as_str() {
         "" => DEFAULT_PATH,
         path if path.starts_with('/') => path,
         path => return Err(format!("terminationMessagePath \"{path}\" must start with /")),
     };
-    let dir = pod_dir.join("termination");
-    let place = dir.join(&container.name);
-    std::fs::create_dir_all(&dir)
-        .and_then(|()| std::fs::write(&place, b""))
-        .map_err(|e| format!("make {}: {e}", place.display()))?;
+    let place = pod_dir.join("termination").join(&container.name);
     Ok(Mounted { path: PathBuf::from(path).components().collect(), place, read_only: false })
+}
+
+/// Makes the empty file that [`locate`] named.
+///
+/// # Errors
+/// A directory that cannot be written.
+pub(crate) fn make(place: &Path) -> Result<(), String> {
+    let dir = place.parent().unwrap_or(place);
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(place, b""))
+        .map_err(|e| format!("make {}: {e}", place.display()))
 }
 
 /// The message left in `file`, else the end of the log where one is given.
@@ -82,7 +89,8 @@ mod tests {
     fn the_end_of_a_long_message_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let container = Container { name: "main".into(), ..Container::default() };
-        let made = make(dir.path(), &container).unwrap();
+        let made = locate(dir.path(), &container).unwrap();
+        make(&made.place).unwrap();
         assert_eq!(made.path, Path::new(DEFAULT_PATH));
         assert_eq!(message(&made.place, None), "");
         std::fs::write(&made.place, format!("{}the end", "é".repeat(4000))).unwrap();
@@ -102,7 +110,7 @@ mod tests {
     #[test]
     fn relative_paths_are_refused() {
         let container = Container { termination_message_path: "x".into(), ..Container::default() };
-        let error = make(Path::new("/nonexistent"), &container).unwrap_err();
+        let error = locate(Path::new("/nonexistent"), &container).unwrap_err();
         assert!(error.contains("\"x\" must start with /"), "{error}");
     }
 }

@@ -629,9 +629,15 @@ async fn restart(mode: Isolation) {
     cluster.create(&resources::PODS, NS, pod("new", json!({"command": ["true"]}))).await.unwrap();
     // Begun, but never reported as running.
     let begun = cluster.create(&resources::PODS, NS, pod("begun", json!({"command": ["true"]}))).await.unwrap();
-    std::fs::create_dir_all(dir.join("data/pods").join(begun["metadata"]["uid"].as_str().unwrap())).unwrap();
+    // A driver may be run twice.
+    let driver = cluster.create(&resources::PODS, NS, pod("driver", json!({"command": ["driver"]}))).await.unwrap();
+    for begun in [begun, driver] {
+        let own = dir.join("data/pods").join(begun["metadata"]["uid"].as_str().unwrap());
+        std::fs::create_dir_all(own.join("root/tmp/left")).unwrap();
+    }
     let bench = Bench::start_on(cluster, dir, common::options(dir, mode));
     assert_eq!(bench.ended("begun").await["status"]["phase"], "Failed");
+    assert_eq!(bench.ended("driver").await["status"]["phase"], "Succeeded");
     let ended = bench.ended("p").await;
     assert_eq!(ended["status"]["message"], "kfp-local was restarted while the pod was running");
     assert_eq!(ended["status"]["phase"], "Failed");

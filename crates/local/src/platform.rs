@@ -17,6 +17,10 @@ use crate::options::Platform as Options;
 pub const NAMESPACE: &str = "kubeflow";
 /// Where artifacts go unless a run says otherwise; the bucket is a folder of the data directory.
 const PIPELINE_ROOT: &str = "minio://mlpipeline/v2/artifacts";
+/// Bucket of what belongs to the platform.
+const BUCKET: &str = "mlpipeline";
+/// Key under which logs lie whose Workflow is gone.
+const LOGS: &str = "logs";
 
 /// Why the platform did not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +156,7 @@ impl Platform {
         pods.runner = options.runner;
         pods.isolation = options.isolation;
         pods.python.clone_from(&options.python);
+        pods.log_archive = Some(objects.join(BUCKET).join(LOGS));
         pods.extra_env = BTreeMap::from([("KFP_OBJECT_STORE_DIR".to_owned(), objects.display().to_string())]);
         platform.spawn("pod runner", kfp_local_pods::run(cluster, pods, workers));
         platform.wait_until_healthy().await?;
@@ -292,6 +297,7 @@ fn apiserver_options(
     options.grpc_listener = Some(grpc);
     NAMESPACE.clone_into(&mut options.namespace);
     options.objects.directory = Some(objects.to_owned());
+    options.archive = kfp_apiserver::options::Archive { prefix: LOGS.to_owned(), file: "main.log".to_owned() };
     Ok(options)
 }
 

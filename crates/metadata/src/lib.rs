@@ -1,6 +1,7 @@
 //! The metadata store: the protocol, behaviour and tables of ML Metadata, served over gRPC and gRPC-Web on one port.
 
 mod calls;
+mod config_file;
 mod database;
 mod edges;
 mod failure;
@@ -23,11 +24,12 @@ use http::{HeaderName, Method};
 use kfp_core::shutdown::CancellationToken;
 use kfp_proto::ml_metadata::metadata_store_service_server::MetadataStoreServiceServer;
 use tonic::Code;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+pub use crate::config_file::ServerTls;
 use crate::database::Database;
 use crate::failure::Failure;
 pub use crate::options::{Options, Remote, Storage, Tls};
@@ -121,6 +123,14 @@ fn cors() -> CorsLayer {
         .max_age(Duration::from_secs(24 * 60 * 60))
 }
 
+fn server_tls(tls: &ServerTls) -> ServerTlsConfig {
+    let own = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
+    if tls.client_authorities.is_empty() {
+        return own;
+    }
+    own.client_ca_root(Certificate::from_pem(&tls.client_authorities)).client_auth_optional(!tls.verify_clients)
+}
+
 /// Serves until `shutdown` is cancelled, then finishes the calls in flight and closes the database.
 ///
 /// # Errors
@@ -149,7 +159,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         let _ = ready.send(address);
     }
     let stopping = shutdown.clone();
-    let serving = Server::builder()
+    let mut builder = Server::builder();
+    if let Some(tls) = &options.tls {
+        builder =
+            builder.tls_config(server_tls(tls)).map_err(|error| Error::Options(format!("ssl_config: {error}")))?;
+    }
+    let serving = builder
         .accept_http1(true)
         .timeout(CALL_TIMEOUT)
         .layer(cors())

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use kfp_core::flags::{Flags, Values};
 
 use crate::Error;
+use crate::config_file::{self, File, ServerTls};
+
+/// Flag with the file that replaces the others.
+const FILE: &str = "metadata_store_server_config_file";
 
 /// Where the metadata lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub struct Options {
     pub storage: Storage,
     /// How often to try again when the database cannot be opened at the start.
     pub retries: u32,
+    /// TLS of the server; plain text without.
+    pub tls: Option<ServerTls>,
     /// A bound socket to serve on instead of `host` and `port`. Connections made before the server runs wait in it.
     pub listener: Option<TcpListener>,
     /// Told the address once the server accepts calls.
@@ -82,7 +88,7 @@ impl Options {
     /// A server on `host` and `port` over `storage`.
     #[must_use]
     pub fn new(host: &str, port: u16, storage: Storage) -> Self {
-        Self { host: host.to_owned(), port, storage, retries: 0, listener: None, ready: None }
+        Self { host: host.to_owned(), port, storage, retries: 0, tls: None, listener: None, ready: None }
     }
 
     /// The flags with their defaults.
@@ -97,7 +103,7 @@ impl Options {
             .text("log_level", "info", "error, warn, info, debug or trace")
             .text("grpc_channel_arguments", "", "Accepted and ignored: message sizes up to 100 MiB are always allowed")
             .text("metadata_source_config_type", "default", "default, mysql or postgresql")
-            .text("metadata_store_server_config_file", "", "Not supported")
+            .text(FILE, "", "File that says all about the database and TLS, instead of flags")
             .int("metadata_store_connection_retries", 5, "How often to try again to open the database at the start")
             .bool("enable_database_upgrade", false, "Accepted; only schema version 10 is understood")
             .int("downgrade_db_schema_version", -1, "Not supported")
@@ -130,10 +136,19 @@ impl Options {
             return wrong(format!("unexpected argument {word:?}"));
         }
         let port = port(values, if values.given("port") { "port" } else { "grpc_port" })?;
-        for flag in ["metadata_store_server_config_file", "postgres_config_sslpassword"] {
-            if !values.text(flag).is_empty() {
-                return wrong(format!("--{flag} is not implemented"));
-            }
+        if !values.text("postgres_config_sslpassword").is_empty() {
+            return wrong("--postgres_config_sslpassword is not implemented".to_owned());
+        }
+        let retries = u32::try_from(values.int("metadata_store_connection_retries")).unwrap_or_default();
+        let file = values.text(FILE);
+        if !file.is_empty() {
+            let text = std::fs::read_to_string(file).map_err(|error| error.to_string());
+            return match text.and_then(|text| config_file::parse(&text)) {
+                Ok(File { storage, retries: own, tls }) => {
+                    Ok(Self { retries: own.unwrap_or(retries), tls, ..Self::new(values.text("host"), port, storage) })
+                }
+                Err(reason) => wrong(format!("--{FILE} {file}: {reason}")),
+            };
         }
         if values.int("downgrade_db_schema_version") >= 0 {
             return wrong("--downgrade_db_schema_version is not implemented".to_owned());
@@ -149,7 +164,6 @@ impl Options {
             "default" => Storage::Memory,
             other => return wrong(format!("--metadata_source_config_type={other} is not implemented")),
         };
-        let retries = u32::try_from(values.int("metadata_store_connection_retries")).unwrap_or_default();
         Ok(Self { retries, ..Self::new(values.text("host"), port, storage) })
     }
 }

@@ -1,19 +1,15 @@
 //! What the agent reads of the objects that it reports, and the JSON that it sends.
 
+pub use kfp_core::argo::gone::RUN_ID;
+use kfp_core::argo::gone::last_state;
 use kfp_core::cluster::part::{Fields, Part};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use crate::queue::Weight;
 
 /// Label that the API server puts on a workflow whose final state it has stored.
 pub const FINAL_STATE: &str = "pipeline/persistedFinalState";
-/// Label with the run that a workflow executes; workflows without it are none of ours.
-pub const RUN_ID: &str = "pipeline/runid";
-/// The state of a run whose Workflow is gone, and why.
-const GONE: &str = "Error";
-const GONE_MESSAGE: &str = "the Workflow was deleted before the run ended, and not by Kubeflow Pipelines";
 
 /// An object as it is reported.
 pub type Object = Part<Reported>;
@@ -26,8 +22,6 @@ pub type Key = (String, String);
 pub struct Reported {
     /// `status.finishedAt`, empty if there is none.
     pub finished_at: String,
-    /// `status.phase`, empty if there is none.
-    pub phase: String,
     /// The object.
     pub json: Box<RawValue>,
 }
@@ -38,7 +32,6 @@ impl Fields for Reported {
         #[serde(rename_all = "camelCase")]
         struct Status {
             finished_at: Option<String>,
-            phase: Option<String>,
         }
         #[derive(Default, Deserialize)]
         struct Head {
@@ -47,7 +40,7 @@ impl Fields for Reported {
         // An unreadable status counts as none: such a Workflow is reported as it is.
         let head: Head = serde_json::from_str(json.get()).unwrap_or_default();
         let status = head.status.unwrap_or_default();
-        Self { finished_at: status.finished_at.unwrap_or_default(), phase: status.phase.unwrap_or_default(), json }
+        Self { finished_at: status.finished_at.unwrap_or_default(), json }
     }
 }
 
@@ -79,45 +72,10 @@ pub fn key(meta: &kube::api::ObjectMeta) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// The last report of a Workflow that was deleted: one that had ended is reported as it was, any other has failed.
-///
-/// Owners are left out, or the API server would take the Workflow of a run that a user deleted for a new one of its
-/// schedule.
+/// The last report of a Workflow that was deleted.
 pub fn obituary((namespace, name): &Key, last: Option<&Object>, run_id: &str, now: &str) -> String {
-    let mut object: Value = last
-        .and_then(|last| serde_json::from_str(last.fields.json.get()).ok())
-        .filter(Value::is_object)
-        .unwrap_or_else(|| {
-            json!({
-                "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow",
-                "metadata": {"namespace": namespace, "name": name, "uid": run_id, "labels": {RUN_ID: run_id}},
-            })
-        });
-    if let Some(metadata) = object["metadata"].as_object_mut() {
-        metadata.remove("ownerReferences");
-    }
-    if last.is_some_and(|last| matches!(last.fields.phase.as_str(), "Succeeded" | "Failed" | "Error")) {
-        return object.to_string();
-    }
-    if !object["status"].is_object() {
-        object["status"] = json!({});
-    }
-    let end = |status: &mut Map<String, Value>| {
-        status.insert("phase".to_owned(), json!(GONE));
-        status.insert("message".to_owned(), json!(GONE_MESSAGE));
-        status.insert("finishedAt".to_owned(), json!(now));
-    };
-    for node in object["status"]["nodes"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-        if let Some(node) = node.as_object_mut()
-            && matches!(node.get("phase").and_then(Value::as_str), None | Some("" | "Pending" | "Running"))
-        {
-            end(node);
-        }
-    }
-    if let Some(status) = object["status"].as_object_mut() {
-        end(status);
-    }
-    object.to_string()
+    let last = last.and_then(|last| serde_json::from_str(last.fields.json.get()).ok());
+    last_state(last, namespace, name, run_id, now).to_string()
 }
 
 /// The report of a ScheduledWorkflow. Its parameters are JSON texts, except in those of v1 pipelines, where they are plain
@@ -168,6 +126,8 @@ pub fn schedule(json: &RawValue) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn object(json: &Value) -> Object {
@@ -176,44 +136,12 @@ mod tests {
 
     #[test]
     fn the_end_is_read_and_a_strange_status_is_none() {
-        let read = |status: Value| {
-            let fields = object(&json!({"metadata": {}, "status": status})).fields;
-            (fields.finished_at, fields.phase)
-        };
+        let read = |status: Value| object(&json!({"metadata": {}, "status": status})).fields.finished_at;
         let end = "2026-01-01T00:00:00Z";
-        assert_eq!(read(json!({"finishedAt": end, "phase": "Failed"})), (end.to_owned(), "Failed".to_owned()));
-        for strange in
-            [json!({"finishedAt": 5, "phase": []}), json!("broken"), json!({"finishedAt": null}), json!(null)]
-        {
-            assert_eq!(read(strange), Default::default());
+        assert_eq!(read(json!({"finishedAt": end, "phase": "Failed"})), end);
+        for strange in [json!({"finishedAt": 5}), json!("broken"), json!({"finishedAt": null}), json!(null)] {
+            assert_eq!(read(strange), "");
         }
-    }
-
-    #[test]
-    fn deleted_workflow_ends_with_all_that_was_running() {
-        let key = ("n".to_owned(), "w".to_owned());
-        let last = json!({
-            "metadata": {"name": "w", "namespace": "n", "uid": "u", "labels": {RUN_ID: "r"}, "ownerReferences": [{}]},
-            "status": {"phase": "Running", "nodes": {"a": {"phase": "Succeeded"}, "b": {"phase": "Running"}, "c": {}}},
-        });
-        let now = "2026-01-01T00:00:00Z";
-        let report: Value = serde_json::from_str(&obituary(&key, Some(&object(&last)), "r", now)).unwrap();
-        assert_eq!(report["metadata"].get("ownerReferences"), None);
-        let phases = ["/status", "/status/nodes/a", "/status/nodes/b", "/status/nodes/c"]
-            .map(|at| report.pointer(at).unwrap()["phase"].as_str().unwrap());
-        assert_eq!(phases, ["Error", "Succeeded", "Error", "Error"]);
-        assert_eq!(
-            (&report["status"]["finishedAt"], &report["status"]["message"]),
-            (&json!(now), &json!(GONE_MESSAGE))
-        );
-
-        let mut ended = last;
-        ended["status"]["phase"] = json!("Succeeded");
-        let report: Value = serde_json::from_str(&obituary(&key, Some(&object(&ended)), "r", now)).unwrap();
-        assert_eq!(report["status"], ended["status"]);
-
-        let report: Value = serde_json::from_str(&obituary(&key, None, "r", now)).unwrap();
-        assert_eq!((&report["metadata"]["labels"][RUN_ID], &report["status"]["phase"]), (&json!("r"), &json!("Error")));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Binding: path variables, query parameters and the JSON body make one request message.
 
-use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, Value};
+use prost_reflect::{Cardinality, DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
-use crate::route::{BodyField, Route, field_path};
+use crate::route::{BodyField, FIELD_MASK, Route, field_path};
+
+const WELL_KNOWN: &str = "google.protobuf.";
 
 /// Builds the request message.
 ///
@@ -10,6 +12,7 @@ use crate::route::{BodyField, Route, field_path};
 /// A text for code 3 that names the field or the place in the JSON.
 pub(crate) fn bind(route: &Route, variables: &[String], query: &str, body: &[u8]) -> Result<DynamicMessage, String> {
     let mut message = DynamicMessage::new(route.input.clone());
+    let mut named = Vec::new();
     match &route.body {
         BodyField::None => {}
         BodyField::Whole => {
@@ -22,6 +25,12 @@ pub(crate) fn bind(route: &Route, variables: &[String], query: &str, body: &[u8]
         BodyField::Field(field) => {
             if let Some(value) = parse(&field.kind(), body)? {
                 message.set_field(field, value);
+                if route.mask.is_some()
+                    && let Kind::Message(descriptor) = field.kind()
+                {
+                    let json = serde_json::from_slice(body).map_err(|e| json_error(&e))?;
+                    leaves(&descriptor, &json, "", &mut named);
+                }
             }
         }
     }
@@ -37,6 +46,11 @@ pub(crate) fn bind(route: &Route, variables: &[String], query: &str, body: &[u8]
             set(&mut message, &path, &value).map_err(|reason| format!("parsing field {name:?}: {reason}"))?;
         }
     }
+    if let Some((mask, descriptor)) = &route.mask
+        && !message.has_field(mask)
+    {
+        message.set_field(mask, Value::Message(field_mask(descriptor, named)));
+    }
     for (path, value) in route.variables.iter().zip(variables) {
         set(&mut message, path, value).map_err(|reason| {
             let name: Vec<_> = path.iter().map(FieldDescriptor::name).collect();
@@ -44,6 +58,31 @@ pub(crate) fn bind(route: &Route, variables: &[String], query: &str, body: &[u8]
         })?;
     }
     Ok(message)
+}
+
+/// Paths of the fields that a JSON body sets: what an update changes when its mask is left out, as in grpc-gateway.
+fn leaves(descriptor: &MessageDescriptor, json: &serde_json::Value, parent: &str, found: &mut Vec<String>) {
+    for (key, value) in json.as_object().into_iter().flatten() {
+        let known = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key));
+        let Some(field) = known else { continue };
+        let path = format!("{parent}{}", field.name());
+        match field.kind() {
+            Kind::Message(inner)
+                if field.cardinality() != Cardinality::Repeated
+                    && !inner.full_name().starts_with(WELL_KNOWN)
+                    && value.as_object().is_some_and(|fields| !fields.is_empty()) =>
+            {
+                leaves(&inner, value, &format!("{path}."), found);
+            }
+            _ => found.push(path),
+        }
+    }
+}
+
+fn field_mask(descriptor: &MessageDescriptor, paths: Vec<String>) -> DynamicMessage {
+    let mut mask = DynamicMessage::new(descriptor.clone());
+    mask.set_field_by_name("paths", Value::List(paths.into_iter().map(Value::String).collect()));
+    mask
 }
 
 fn decode(text: &str) -> Result<String, String> {
@@ -115,8 +154,13 @@ fn set(message: &mut DynamicMessage, path: &[FieldDescriptor], text: &str) -> Re
 
 fn leaf(kind: &Kind, text: &str) -> Result<Value, String> {
     match kind {
-        // Well-known types (Timestamp, Duration, wrappers, FieldMask) have a JSON form that is one word.
-        Kind::Message(descriptor) if descriptor.full_name().starts_with("google.protobuf.") => {
+        // Upstream's gateway takes paths as they are; their JSON form is in camel case.
+        Kind::Message(descriptor) if descriptor.full_name() == FIELD_MASK => {
+            let paths = text.split(',').filter(|path| !path.is_empty()).map(snake_case).collect();
+            Ok(Value::Message(field_mask(descriptor, paths)))
+        }
+        // Well-known types (Timestamp, Duration, wrappers) have a JSON form that is one word.
+        Kind::Message(descriptor) if descriptor.full_name().starts_with(WELL_KNOWN) => {
             let read = |json: serde_json::Value| {
                 DynamicMessage::deserialize_with_options(descriptor.clone(), json, &DeserializeOptions::new())
             };
@@ -131,6 +175,17 @@ fn leaf(kind: &Kind, text: &str) -> Result<Value, String> {
         Kind::Message(descriptor) => Err(format!("{} cannot be given as one value", descriptor.full_name())),
         _ => scalar(kind, text),
     }
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
 }
 
 fn scalar(kind: &Kind, text: &str) -> Result<Value, String> {

@@ -8,6 +8,9 @@ use prost_reflect::{
 
 use crate::Error;
 
+/// The type of the field that tells an update what to change.
+pub(crate) const FIELD_MASK: &str = "google.protobuf.FieldMask";
+
 /// One part of a path between slashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Segment {
@@ -38,6 +41,8 @@ pub struct Route {
     pub(crate) variables: Vec<Vec<FieldDescriptor>>,
     pub(crate) verb: Option<String>,
     pub(crate) body: BodyField,
+    /// Of an update: the field that names what changes, with its type.
+    pub(crate) mask: Option<(FieldDescriptor, MessageDescriptor)>,
     pub(crate) input: MessageDescriptor,
     pub(crate) output: MessageDescriptor,
 }
@@ -108,6 +113,10 @@ fn collect(method: &MethodDescriptor, rule: &DynamicMessage, found: &mut Vec<Rou
     };
     let grpc_path = format!("/{}/{}", method.parent_service().full_name(), method.name());
     let grpc_path = grpc_path.parse().map_err(|e| wrong(format!("{e}")))?;
+    let mask = input.fields().find_map(|field| match field.kind() {
+        Kind::Message(inner) if verb == Method::PATCH && inner.full_name() == FIELD_MASK => Some((field, inner)),
+        _ => None,
+    });
     found.push(Route {
         method: verb,
         template,
@@ -116,6 +125,7 @@ fn collect(method: &MethodDescriptor, rule: &DynamicMessage, found: &mut Vec<Rou
         variables,
         verb: custom,
         body,
+        mask,
         input,
         output: method.output(),
     });

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use kfp_core::cluster::part::{Fields, Part};
 use kfp_core::cron::Cron;
-use kfp_core::schedule::{Timing, Trigger};
+use kfp_core::schedule::{self, Timing, Trigger};
 
 /// Prefix of the labels that tie Workflows to their schedule.
 pub const LABELS: &str = "scheduledworkflows.kubeflow.org/";
@@ -113,6 +113,7 @@ impl Schedule {
                 trigger,
                 created: created(metadata).unwrap_or(0),
                 last: seconds(text(object, "/status/trigger/lastTriggeredTime")),
+                changed: metadata.annotations.as_ref().and_then(|all| seconds(all.get(schedule::CHANGED)?)),
                 catchup: !spec.no_catchup.unwrap_or(false),
             },
             enabled: spec.enabled.unwrap_or(false),

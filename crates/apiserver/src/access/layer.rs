@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn only_whole_plain_messages_are_read() {
         assert_eq!(message(&[0, 0, 0, 0, 2, 7, 8]).unwrap(), [7, 8]);
-        assert_eq!(message(&[0, 0, 0, 0, 0]).unwrap(), []);
+        assert!(message(&[0, 0, 0, 0, 0]).unwrap().is_empty());
         // The services take the first message, too.
         assert_eq!(message(&[0, 0, 0, 0, 1, 7, 0, 0, 0, 0, 1, 8]).unwrap(), [7]);
         for broken in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 2, 7], &[0, 255, 255, 255, 255]] {

@@ -340,6 +340,11 @@ fn job_rules(table: &mut Table) {
             experiment: r.experiment_id,
             namespace: r.namespace,
         })
+        .on("UpdateRecurringRun", (j, "update"), |r: v2::UpdateRecurringRunRequest| {
+            let new = r.recurring_run.unwrap_or_default();
+            let origin = recurring_runs::origin(new.pipeline_source);
+            Target::Revise { job: new.recurring_run_id, pipeline: origin.pipeline_id, version: origin.version_id }
+        })
         .on("EnableRecurringRun", (j, "enable"), |r: v2::EnableRecurringRunRequest| Id(r.recurring_run_id))
         .on("DisableRecurringRun", (j, "disable"), |r: v2::DisableRecurringRunRequest| Id(r.recurring_run_id))
         .on("DeleteRecurringRun", (j, "delete"), |r: v2::DeleteRecurringRunRequest| Id(r.recurring_run_id));

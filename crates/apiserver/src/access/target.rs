@@ -54,6 +54,15 @@ pub enum Target {
         /// Id of the recurring run that makes it, or empty.
         job: String,
     },
+    /// A recurring run that may get another pipeline.
+    Revise {
+        /// Its id.
+        job: String,
+        /// Id of the pipeline that it is to run, or empty.
+        pipeline: String,
+        /// Id of the version that it is to run, or empty.
+        version: String,
+    },
     /// A question about a right itself.
     Question {
         /// The right.
@@ -167,11 +176,18 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
         }
         Target::Job(id) => {
             given(&id, "Recurring run")?;
-            let mut tx = app.db.read().await?;
-            let missing = || "Failed to authorize with the recurring run ID".to_owned();
-            let job = jobs::get(&mut tx, &id).await.wrap(missing)?;
-            let namespace = of_child(&mut tx, job.namespace, &job.experiment_id).await?;
+            let (job, namespace) = of_job(&mut app.db.read().await?, &id).await?;
             in_namespace(right, &namespace, job.display_name)
+        }
+        Target::Revise { job, pipeline, version } => {
+            given(&job, "Recurring run")?;
+            let mut tx = app.db.read().await?;
+            let (job, namespace) = of_job(&mut tx, &job).await?;
+            let mut all = in_namespace(right, &namespace, job.display_name)?;
+            let known = Some(job.pipeline_id.as_str());
+            drop(tx);
+            all.extend(of_source(app, right, (&pipeline, &version), &namespace, known).await?);
+            Ok(all)
         }
         Target::Within { experiment, namespace } if experiment.is_empty() => {
             in_namespace(right, &namespace, String::new())
@@ -189,17 +205,34 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
             let mut all = in_namespace(right, &found.namespace, name)?;
             let made_by = made_by(&mut tx, &job, &found.namespace).await?;
             drop(tx);
-            let read = Right { resource: PIPELINES, verb: "get", ..right };
-            match source(&app.catalog, &pipeline, &version).await? {
-                // Whoever made the recurring run was allowed to.
-                Some(found) if made_by.as_deref() == Some(found.id.as_str()) => {}
-                Some(other) if other.namespace != found.namespace => {
-                    all.extend(of_pipeline(app, read, &other.namespace, other.name)?);
-                }
-                _ => {}
-            }
+            let source = (pipeline.as_str(), version.as_str());
+            all.extend(of_source(app, right, source, &found.namespace, made_by.as_deref()).await?);
             Ok(all)
         }
+    }
+}
+
+/// A recurring run and its namespace.
+async fn of_job(tx: &mut Tx, id: &str) -> Result<(jobs::Job, String)> {
+    let job = jobs::get(tx, id).await.wrap(|| "Failed to authorize with the recurring run ID".to_owned())?;
+    let namespace = of_child(tx, job.namespace.clone(), &job.experiment_id).await?;
+    Ok((job, namespace))
+}
+
+/// What has to be allowed for running the pipeline and version with these ids in a namespace; nothing for the pipeline
+/// `known`, which somebody was allowed to run there.
+async fn of_source(
+    app: &Handle,
+    right: Right,
+    (pipeline, version): (&str, &str),
+    namespace: &str,
+    known: Option<&str>,
+) -> Result<Vec<Attributes>> {
+    let read = Right { resource: PIPELINES, verb: "get", ..right };
+    match source(&app.catalog, pipeline, version).await? {
+        Some(found) if known == Some(found.id.as_str()) => Ok(Vec::new()),
+        Some(other) if other.namespace != namespace => of_pipeline(app, read, &other.namespace, other.name),
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::reuse;
 use super::state::State;
 use crate::store::tasks::Task;
 
@@ -60,18 +61,35 @@ pub fn nodes(workflow: &Value) -> Vec<&Value> {
     nodes.into_iter().map(|(_, node)| node).collect()
 }
 
-/// One task for each node, without id and history.
+/// A node, as the task that it becomes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reported {
+    /// The task, without its ids and history.
+    pub task: Task,
+    /// What is to be said about its state.
+    pub note: String,
+    /// Where in the list the node around it stands.
+    pub parent: Option<usize>,
+}
+
+/// One task for each node.
 #[must_use]
-pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
+pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Reported> {
     let created = seconds(&workflow["metadata"]["creationTimestamp"]);
-    let mut found: Vec<Task> = Vec::new();
+    let reuse = reuse::notes(workflow);
+    let mut found: Vec<Reported> = Vec::new();
     let mut by_pod: HashMap<String, usize> = HashMap::new();
-    for node in nodes(workflow) {
+    let mut by_id: HashMap<&str, usize> = HashMap::new();
+    let nodes = nodes(workflow);
+    for node in &nodes {
         let children = node["children"].as_array().into_iter().flatten();
         let state = State::parse(text(node, "/phase"));
-        let message = if state == State::Failed { text(node, "/message").to_owned() } else { String::new() };
+        let message = text(node, "/message");
+        let said = [message, reuse.get(text(node, "/id")).copied().unwrap_or_default()];
+        let note: Vec<&str> = said.into_iter().filter(|text| !text.is_empty()).collect();
         let task = Task {
-            message,
+            message: if state == State::Failed { message.to_owned() } else { String::new() },
+            is_pod: text(node, "/type") == "Pod",
             namespace: text(workflow, "/metadata/namespace").to_owned(),
             run_id: run_id.to_owned(),
             pod_name: pod_name(workflow, node),
@@ -84,12 +102,19 @@ pub fn tasks(workflow: &Value, run_id: &str) -> Vec<Task> {
             ..Task::default()
         };
         // Nodes with the same derived pod name are one task: the last one wins.
-        match by_pod.get(&task.pod_name) {
-            Some(at) => found[*at] = task,
-            None => {
-                by_pod.insert(task.pod_name.clone(), found.len());
-                found.push(task);
-            }
+        let at = *by_pod.entry(task.pod_name.clone()).or_insert(found.len());
+        by_id.insert(text(node, "/id"), at);
+        let reported = Reported { task, note: note.join("; "), parent: None };
+        match found.get_mut(at) {
+            Some(earlier) => *earlier = reported,
+            None => found.push(reported),
+        }
+    }
+    for node in &nodes {
+        let place = |id: &str| by_id.get(id).copied();
+        let parent = place(text(node, "/boundaryID"));
+        if let Some(reported) = place(text(node, "/id")).and_then(|at| found.get_mut(at)) {
+            reported.parent = parent;
         }
     }
     found
@@ -107,13 +132,18 @@ pub struct Changes {
 /// Merges reported tasks into the stored ones of the same run: what a report leaves empty keeps its value, and histories
 /// grow when the state changes. `id` makes ids for new tasks.
 #[must_use]
-pub fn merge(stored: &[Task], reported: Vec<Task>, now: i64, mut id: impl FnMut() -> String) -> Changes {
+pub fn merge(stored: &[Task], reported: Vec<Reported>, now: i64, mut id: impl FnMut() -> String) -> Changes {
     let by_pod: HashMap<&str, &Task> = stored.iter().map(|task| (task.pod_name.as_str(), task)).collect();
+    let known = |task: &Task| by_pod.get(task.pod_name.as_str()).copied();
+    let ids: Vec<String> =
+        reported.iter().map(|new| known(&new.task).map_or_else(&mut id, |old| old.id.clone())).collect();
     let mut changes = Changes::default();
-    for mut task in reported {
-        let Some(old) = by_pod.get(task.pod_name.as_str()) else {
-            task.id = id();
-            task.history.note(task.state, now);
+    for (at, Reported { mut task, note, parent }) in reported.into_iter().enumerate() {
+        let id_at = |at: usize| ids.get(at).cloned().unwrap_or_default();
+        task.id = id_at(at);
+        task.parent_id = parent.map(id_at).unwrap_or_default();
+        let Some(old) = known(&task) else {
+            task.history.note_because(task.state, now, &note);
             changes.insert.push(task);
             continue;
         };
@@ -122,7 +152,6 @@ pub fn merge(stored: &[Task], reported: Vec<Task>, now: i64, mut id: impl FnMut(
                 new.clone_from(old);
             }
         };
-        task.id.clone_from(&old.id);
         task.history.clone_from(&old.history);
         keep(&mut task.execution_id, &old.execution_id);
         keep(&mut task.pipeline_name, &old.pipeline_name);
@@ -147,9 +176,11 @@ pub fn merge(stored: &[Task], reported: Vec<Task>, now: i64, mut id: impl FnMut(
         if task.children.is_empty() {
             task.children.clone_from(&old.children);
         }
-        task.history.note(task.state, now);
-        if task != **old {
-            changes.update.push(task);
+        task.history.note_because(task.state, now, &note);
+        // Not read with the stored tasks, and settled by their names.
+        let is_pod = std::mem::replace(&mut task.is_pod, old.is_pod);
+        if task != *old {
+            changes.update.push(Task { is_pod, ..task });
         }
     }
     changes
@@ -168,7 +199,8 @@ mod tests {
                 "wf-x": {"id": "wf-x", "name": "wf-x", "displayName": "wf-x", "type": "DAG", "phase": "Running",
                          "children": ["wf-x-111"], "startedAt": "2026-01-01T00:00:01Z"},
                 "wf-x-111": {"id": "wf-x-111", "name": "wf-x.train", "displayName": "train", "type": "Pod",
-                             "templateName": "impl", "phase": phase, "startedAt": null},
+                             "templateName": "impl", "phase": phase, "startedAt": null, "boundaryID": "wf-x",
+                             "message": "when false"},
             }}
         })
     }
@@ -177,9 +209,12 @@ mod tests {
     fn nodes_become_tasks_with_derived_pod_names() {
         let tasks = tasks(&workflow("Skipped"), "r");
         assert_eq!(tasks.len(), 2);
-        assert_eq!((tasks[0].pod_name.as_str(), tasks[0].children.as_slice()), ("wf-x", &["wf-x-111".to_owned()][..]));
-        assert_eq!((tasks[1].pod_name.as_str(), tasks[1].state), ("wf-x-impl-111", State::Skipped));
-        assert_eq!((tasks[1].created_at, tasks[1].started_at), (1_767_225_600, 0));
+        let (whole, inner) = (&tasks[0].task, &tasks[1].task);
+        assert_eq!((whole.pod_name.as_str(), whole.children.as_slice()), ("wf-x", &["wf-x-111".to_owned()][..]));
+        assert_eq!((inner.pod_name.as_str(), inner.state), ("wf-x-impl-111", State::Skipped));
+        assert_eq!((inner.created_at, inner.started_at), (1_767_225_600, 0));
+        assert_eq!((whole.is_pod, inner.is_pod, tasks[0].parent, tasks[1].parent), (false, true, None, Some(0)));
+        assert_eq!(tasks[1].note, "when false");
     }
 
     #[test]
@@ -191,6 +226,7 @@ mod tests {
         };
         let first = merge(&[], tasks(&workflow("Running"), "r"), 10, &mut id);
         assert_eq!((first.insert.len(), first.update.len()), (2, 0));
+        assert_eq!(first.insert[1].parent_id, first.insert[0].id);
         let again = merge(&first.insert, tasks(&workflow("Running"), "r"), 20, &mut id);
         assert_eq!(again, Changes::default());
         let done = merge(&first.insert, tasks(&workflow("Succeeded"), "r"), 30, &mut id);

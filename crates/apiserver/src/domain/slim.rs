@@ -7,6 +7,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::reuse;
+
 /// Members of a node that the API server uses.
 const NODE: &[&str] = &[
     "id",
@@ -20,7 +22,13 @@ const NODE: &[&str] = &[
     "startedAt",
     "finishedAt",
     "children",
+    "boundaryID",
+    "inputs",
+    "outputs",
 ];
+/// Members of inputs and outputs that the API server uses, and which of the parameters.
+const EXCHANGED: &[&str] = &["parameters"];
+const PARAMETERS: &[&str] = &[reuse::TASK, reuse::DECISION, reuse::CONDITION];
 
 /// Where in the Workflow a value stands.
 #[derive(Clone, Copy)]
@@ -29,6 +37,8 @@ enum Place {
     Status,
     Nodes,
     Node,
+    Exchanged,
+    Parameters,
 }
 
 impl Place {
@@ -39,7 +49,10 @@ impl Place {
             Place::Status if key == "nodes" => Member::Inside(Place::Nodes),
             Place::Status if key == "storedTemplates" => Member::Dropped,
             Place::Nodes => Member::Inside(Place::Node),
+            Place::Node if key == "inputs" || key == "outputs" => Member::Inside(Place::Exchanged),
             Place::Node if !NODE.contains(&key) => Member::Dropped,
+            Place::Exchanged if EXCHANGED.contains(&key) => Member::Inside(Place::Parameters),
+            Place::Exchanged => Member::Dropped,
             _ => Member::Kept,
         }
     }
@@ -68,6 +81,8 @@ impl<'de> Visitor<'de> for Place {
             Place::Status => "the status of a Workflow",
             Place::Nodes => "a map of nodes",
             Place::Node => "a node",
+            Place::Exchanged => "the inputs or outputs of a node",
+            Place::Parameters => "a list of parameters",
         })
     }
 
@@ -75,8 +90,17 @@ impl<'de> Visitor<'de> for Place {
         Ok(Value::Null)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
-        Err(serde::de::Error::invalid_type(serde::de::Unexpected::Seq, &self))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        if !matches!(self, Place::Parameters) {
+            return Err(serde::de::Error::invalid_type(serde::de::Unexpected::Seq, &self));
+        }
+        let mut kept = Vec::new();
+        while let Some(item) = items.next_element::<Value>()? {
+            if item["name"].as_str().is_some_and(|name| PARAMETERS.contains(&name)) {
+                kept.push(item);
+            }
+        }
+        Ok(Value::Array(kept))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
@@ -115,15 +139,17 @@ mod tests {
             "spec": {"templates": [{"inputs": {}}]},
             "status": {
                 "phase": "Running", "storedTemplates": {"a": {}}, "conditions": [{"type": "PodRunning"}],
-                "nodes": {"n": {"id": "n", "phase": "Failed", "children": ["m"], "inputs": {"parameters": [{}]},
-                                "outputs": {"exitCode": "0"}, "resourcesDuration": {"cpu": 1}}, "m": null},
+                "nodes": {"n": {"id": "n", "phase": "Failed", "children": ["m"], "resourcesDuration": {"cpu": 1},
+                                "inputs": {"parameters": [{"name": "component", "value": "long"}, {"name": "task"}]},
+                                "outputs": {"exitCode": "0", "parameters": null}}, "m": null},
             },
         });
         let mut expected = whole.clone();
         expected["status"].as_object_mut().unwrap().remove("storedTemplates");
-        for member in ["inputs", "outputs", "resourcesDuration"] {
-            expected["status"]["nodes"]["n"].as_object_mut().unwrap().remove(member);
-        }
+        let node = &mut expected["status"]["nodes"]["n"];
+        node.as_object_mut().unwrap().remove("resourcesDuration");
+        node["inputs"]["parameters"].as_array_mut().unwrap().remove(0);
+        node["outputs"].as_object_mut().unwrap().remove("exitCode");
         assert_eq!(workflow(&whole.to_string()).unwrap(), expected);
         let tasks = |workflow: &Value| crate::domain::nodes::tasks(workflow, "r");
         assert_eq!(tasks(&workflow(&whole.to_string()).unwrap()), tasks(&whole));

@@ -1,5 +1,6 @@
 //! State words: what Argo and older databases say, what is stored, what each API generation shows.
 
+use kfp_proto::google::rpc::Status;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use serde::{Deserialize, Serialize};
 
@@ -155,6 +156,9 @@ pub struct Change {
     /// State word.
     #[serde(rename = "State", default)]
     pub state: String,
+    /// What is to be said about it. Upstream stores nothing of the kind and skips it when it reads.
+    #[serde(rename = "Message", default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// The states a run or task went through.
@@ -176,8 +180,18 @@ impl History {
 
     /// Adds an entry unless the last one already has this state.
     pub fn note(&mut self, state: State, at: i64) {
-        if self.0.last().is_none_or(|last| last.state != state.word()) {
-            self.0.push(Change { at, state: state.word().to_owned() });
+        self.note_because(state, at, "");
+    }
+
+    /// As [`History::note`], with what is to be said about the state; news about the last one replace what was said.
+    pub fn note_because(&mut self, state: State, at: i64, message: &str) {
+        match self.0.last_mut() {
+            Some(last) if last.state == state.word() => {
+                if !message.is_empty() {
+                    message.clone_into(&mut last.message);
+                }
+            }
+            _ => self.0.push(Change { at, state: state.word().to_owned(), message: message.to_owned() }),
         }
     }
 
@@ -186,13 +200,21 @@ impl History {
     pub fn to_v2(&self) -> Vec<v2::RuntimeStatus> {
         self.0
             .iter()
-            .map(|change| v2::RuntimeStatus {
-                update_time: Some(timestamp(change.at)),
-                state: State::parse(&change.state).to_v2() as i32,
-                error: None,
+            .map(|change| {
+                let state = State::parse(&change.state);
+                let error = (!change.message.is_empty()).then(|| status(state, change.message.clone()));
+                v2::RuntimeStatus { update_time: Some(timestamp(change.at)), state: state.to_v2() as i32, error }
             })
             .collect()
     }
+}
+
+/// A message about a state. Upstream's messages have one place for it, which is called an error; the code tells those
+/// that are none.
+#[must_use]
+pub fn status(state: State, message: String) -> Status {
+    let code = if state == State::Failed { tonic::Code::Unknown } else { tonic::Code::Ok };
+    Status { code: code as i32, message, details: Vec::new() }
 }
 
 /// Unix seconds as a protobuf timestamp. Go's zero time, which old task rows hold, becomes the epoch.
@@ -244,6 +266,19 @@ mod tests {
         );
         assert_eq!(History::parse(&history.json()), history);
         assert_eq!(History::parse("null"), History::default());
+    }
+
+    #[test]
+    fn messages_belong_to_a_state() {
+        let mut history = History::default();
+        history.note_because(State::Running, 1, "first");
+        history.note_because(State::Running, 2, "");
+        history.note_because(State::Running, 3, "second");
+        history.note_because(State::Failed, 4, "why");
+        let shown: Vec<_> = history.to_v2().into_iter().filter_map(|status| status.error).collect();
+        let shown: Vec<_> = shown.iter().map(|error| (error.code, error.message.as_str())).collect();
+        assert_eq!(shown, [(0, "second"), (2, "why")]);
+        assert_eq!(History::parse(&history.json()), history);
     }
 
     #[test]

@@ -49,6 +49,10 @@ async fn row(app: &Handle, run_id: &str) -> Result<(runs::Run, Value)> {
 
 async fn open(state: &State, run_id: &str, node_id: &str, follow: bool) -> Result<Body> {
     let (run, workflow) = row(&state.app, run_id).await?;
+    if state.app.access.multi_user && run.namespace.is_empty() {
+        // Its pods are not known to be in a namespace that the caller may look into.
+        return Err(Error::not_found("namespace of run", run_id));
+    }
     let namespace = if run.namespace.is_empty() { &state.app.namespace } else { &run.namespace };
     // Clients pass the pod name; node ids are accepted too.
     let mut pods = vec![node_id.to_owned()];
@@ -72,32 +76,34 @@ async fn open(state: &State, run_id: &str, node_id: &str, follow: bool) -> Resul
             Err(failure) => last = failure,
         }
     }
-    archived(state, &run, &workflow, node_id).await.map_err(|error| {
-        tracing::debug!(%error, "no archived log");
-        match last {
-            Failure::NotFound(_) => Error::not_found_because(format!("no log of {node_id}"), last),
-            Failure::Unavailable(_) => Error::unavailable(format!("no log of {node_id}"), last),
-            _ => Error::internal(format!("no log of {node_id}"), last),
+    for key in archive_keys(state, &run, &workflow, &pods) {
+        match archived(state, &key).await {
+            Ok(body) => return Ok(body),
+            Err(error) => tracing::debug!(%error, key, "no archived log"),
         }
+    }
+    Err(match last {
+        Failure::NotFound(_) => Error::not_found_because(format!("no log of {node_id}"), last),
+        Failure::Unavailable(_) => Error::unavailable(format!("no log of {node_id}"), last),
+        _ => Error::internal(format!("no log of {node_id}"), last),
     })
 }
 
-async fn archived(state: &State, run: &runs::Run, workflow: &Value, node_id: &str) -> Result<Body> {
-    let recorded = artifacts::key(workflow, node_id, "main-logs");
+/// Where the log of a pod may have been archived: where its Workflow says, or else where the settings say.
+fn archive_keys(state: &State, run: &runs::Run, workflow: &Value, pods: &[String]) -> Vec<String> {
+    let recorded: Vec<String> = pods.iter().filter_map(|pod| artifacts::key(workflow, pod, "main-logs")).collect();
     let archive = &state.settings.archive;
-    let key = match recorded {
-        Some(key) => key,
-        None if archive.prefix.is_empty() || archive.file.is_empty() => {
-            return Err(Error::not_found("archived log of", node_id));
-        }
-        None => {
-            let name = text(workflow, "/metadata/name");
-            let name = if name.is_empty() { &run.workflow } else { name };
-            format!("{}/{name}/{node_id}/{}", archive.prefix, archive.file)
-        }
-    };
-    let object = artifacts::bytes(&state.settings.objects, &key).await?;
-    let failed = |error: String| Error::internal(format!("cannot read the archived log of {node_id}"), error);
+    if !recorded.is_empty() || archive.prefix.is_empty() || archive.file.is_empty() {
+        return recorded;
+    }
+    let name = text(workflow, "/metadata/name");
+    let name = if name.is_empty() { &run.workflow } else { name };
+    pods.iter().map(|pod| format!("{}/{name}/{pod}/{}", archive.prefix, archive.file)).collect()
+}
+
+async fn archived(state: &State, key: &str) -> Result<Body> {
+    let object = artifacts::bytes(&state.settings.objects, key).await?;
+    let failed = |error: String| Error::internal(format!("cannot read the archived log {key}"), error);
     let shown = tokio::task::spawn_blocking(move || logs::plain(&object)).await;
     Ok(Body::from(shown.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?))
 }

@@ -21,7 +21,7 @@ use crate::workflows::cluster::{Failure, Kind, Propagation};
 #[derive(Clone, Debug)]
 pub struct Service(pub Handle);
 
-fn trigger(given: Option<v2::Trigger>) -> Result<jobs::Trigger> {
+pub(super) fn trigger(given: Option<v2::Trigger>) -> Result<jobs::Trigger> {
     use v2::trigger::Trigger as T;
     match given.and_then(|trigger| trigger.trigger) {
         None => Ok(jobs::Trigger::default()),
@@ -66,7 +66,7 @@ fn trigger_shown(trigger: jobs::Trigger) -> v2::Trigger {
 }
 
 /// A recurring run for the API; `specs` are looked at only when it was not made from a pipeline.
-fn shown(job: jobs::Job, specs: Option<&Specs>) -> v2::RecurringRun {
+pub(super) fn shown(job: jobs::Job, specs: Option<&Specs>) -> v2::RecurringRun {
     use v2::recurring_run::{Mode, PipelineSource, Status};
     let source = if job.pipeline_id.is_empty() && job.version_id.is_empty() {
         shown_spec(specs).map(|spec| spec.map(PipelineSource::PipelineSpec))
@@ -99,6 +99,7 @@ fn shown(job: jobs::Job, specs: Option<&Specs>) -> v2::RecurringRun {
         no_catchup: job.no_catchup,
         namespace: job.namespace,
         experiment_id: job.experiment_id,
+        next_fire_times: Vec::new(),
     }
 }
 
@@ -127,7 +128,7 @@ impl Service {
             origin: origin(given.pipeline_source),
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
-            plugins_input: self.0.plugins.stored(&given.plugins_input)?,
+            plugins_input: self.0.live.get().plugins.stored(&given.plugins_input)?,
             ..Draft::default()
         };
         let (job, specs) = self.schedule(draft).await?;
@@ -138,7 +139,9 @@ impl Service {
         let mut tx = self.0.db.read().await?;
         let job = jobs::get(&mut tx, id).await?;
         let specs = jobs::specs_of(&mut tx, &inline(std::slice::from_ref(&job))).await?;
-        Ok(shown(job, specs.get(id)))
+        drop(tx);
+        let next_fire_times = self.next_fire_times(&job).await;
+        Ok(v2::RecurringRun { next_fire_times, ..shown(job, specs.get(id)) })
     }
 
     /// One page of recurring runs.
@@ -232,6 +235,13 @@ impl RecurringRunService for Service {
         request: tonic::Request<v2::ListRecurringRunsRequest>,
     ) -> Answer<v2::ListRecurringRunsResponse> {
         answer(self.list(request.into_inner()).await.wrap(|| "Failed to list recurring runs".to_owned()))
+    }
+
+    async fn update_recurring_run(
+        &self,
+        request: tonic::Request<v2::UpdateRecurringRunRequest>,
+    ) -> Answer<v2::RecurringRun> {
+        answer(self.update(request.into_inner()).await.wrap(|| "Failed to update a recurring run".to_owned()))
     }
 
     async fn enable_recurring_run(&self, request: tonic::Request<v2::EnableRecurringRunRequest>) -> Answer<()> {

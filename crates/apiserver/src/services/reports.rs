@@ -1,5 +1,6 @@
 //! `ReportService`: what the persistence agent saw in the cluster becomes the state of runs, tasks and schedules.
 
+use kfp_core::argo::gone::RUN_ID;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use serde_json::{Value, json};
 use v2::report_service_server::ReportService;
@@ -18,8 +19,6 @@ use crate::workflows::cluster::{Failure, Kind, Propagation};
 #[derive(Clone, Debug)]
 pub struct Service(pub Handle);
 
-/// Label with the run's id.
-const RUN_ID: &str = "pipeline/runid";
 const EPOCH: &str = "scheduledworkflows.kubeflow.org/workflowEpoch";
 /// How long final reports of an earlier attempt are ignored after a retry was claimed.
 const CLAIM_SECONDS: i64 = 600;
@@ -174,7 +173,7 @@ impl Service {
     /// A Workflow that no run knows: wait for the row of a run that is being created, then delete it.
     async fn orphan(&self, report: &Report<'_>) -> Result<()> {
         let age = now() - seconds(&report.workflow["metadata"]["creationTimestamp"]);
-        if age < self.0.grace_seconds {
+        if age < self.0.live.get().grace_seconds {
             return Err(Error::not_yet(
                 format!("Skipping GC for workflow {} - will retry", report.name),
                 format!("run {} does not exist yet", report.run_id),

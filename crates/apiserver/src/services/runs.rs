@@ -12,7 +12,8 @@ use super::{
     Answer, Handle, Scope, answer, paging, parameters_json, plugins_shown, required, runtime_config, shown_spec,
     to_the_end,
 };
-use crate::domain::state::{State, Storage, timestamp};
+use crate::domain::details::{self, Detail};
+use crate::domain::state::{State, Storage, status, timestamp};
 use crate::error::{Error, Result, Wrap as _};
 use crate::store::list::Page;
 use crate::store::specs::Specs;
@@ -28,10 +29,20 @@ fn happened(seconds: i64) -> Option<prost_types::Timestamp> {
     (seconds > 0).then(|| timestamp(seconds))
 }
 
-fn task_shown(task: tasks::Task, run_id: &str) -> v2::PipelineTaskDetail {
+/// Upstream shows neither pods, parents nor messages, though its API has a place for each.
+fn task_shown(task: tasks::Task, detail: Detail, run_id: &str) -> v2::PipelineTaskDetail {
     let child = |id: String| v2::pipeline_task_detail::ChildTask {
         child_task: Some(v2::pipeline_task_detail::child_task::ChildTask::PodName(id)),
     };
+    let mut state_history = task.history.to_v2();
+    if let Some(first) = state_history.first_mut() {
+        let waited = match detail.waited_for.as_slice() {
+            [] => "waited for no other task".to_owned(),
+            names => format!("waited for {}", names.join(", ")),
+        };
+        let error = first.error.get_or_insert_default();
+        error.message = if error.message.is_empty() { waited } else { format!("{waited}; {}", error.message) };
+    }
     v2::PipelineTaskDetail {
         run_id: run_id.to_owned(),
         task_id: task.id,
@@ -41,14 +52,10 @@ fn task_shown(task: tasks::Task, run_id: &str) -> v2::PipelineTaskDetail {
         end_time: happened(task.finished_at),
         state: task.state.to_v2() as i32,
         execution_id: task.execution_id.parse().unwrap_or_default(),
-        // Upstream never says why a task failed; the code tells nothing more than that it did.
-        error: (!task.message.is_empty()).then(|| kfp_proto::google::rpc::Status {
-            code: tonic::Code::Unknown as i32,
-            message: task.message,
-            details: Vec::new(),
-        }),
+        error: (!task.message.is_empty()).then(|| status(State::Failed, task.message)),
         parent_task_id: task.parent_id,
-        state_history: task.history.to_v2(),
+        state_history,
+        pod_name: detail.pod,
         child_tasks: task.children.into_iter().map(child).collect(),
         ..v2::PipelineTaskDetail::default()
     }
@@ -69,7 +76,9 @@ fn shown(run: runs::Run, specs: Option<&Specs>, details: Vec<tasks::Task>) -> v2
         Ok(source) => (source, None),
         Err(error) => (None, Some(error.to_rpc())),
     };
-    let task_details: Vec<_> = details.into_iter().map(|task| task_shown(task, &run.id)).collect();
+    let facts = details::of(&details);
+    let task_details: Vec<_> =
+        details.into_iter().zip(facts).map(|(task, detail)| task_shown(task, detail, &run.id)).collect();
     v2::Run {
         runtime_config: runtime_config(&run.runtime_parameters, &run.parameters, &run.pipeline_root),
         state_history: run.history.to_v2(),
@@ -136,7 +145,7 @@ impl Service {
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
             scheduled_at: given.scheduled_at.map_or(0, |time| time.seconds),
-            plugins_input: self.0.plugins.stored(&given.plugins_input)?,
+            plugins_input: self.0.live.get().plugins.stored(&given.plugins_input)?,
             ..Draft::default()
         };
         let run = self.launch(draft).await?;
@@ -148,7 +157,7 @@ impl Service {
         let ids = std::slice::from_ref(&run.id);
         let mut specs = if run.version_id.is_empty() { runs::specs_of(tx, ids).await? } else { BTreeMap::new() };
         let mut details = tasks::of_runs(tx, ids).await?.remove(&run.id).unwrap_or_default();
-        tasks::fill_messages(tx, &run.id, &mut details).await?;
+        tasks::fill_details(tx, &run.id, &mut details).await?;
         let specs = specs.remove(&run.id);
         Ok(shown(run, specs.as_ref(), details))
     }

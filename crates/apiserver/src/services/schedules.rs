@@ -90,6 +90,19 @@ pub fn periodic_trigger((start, end): Limits, interval: i64) -> Result<jobs::Tri
     })
 }
 
+/// Checks how many runs may be under way at the same time.
+///
+/// # Errors
+/// Code 3.
+pub(super) fn check_concurrency(most: i64) -> Result<()> {
+    if (1..=10).contains(&most) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "Max concurrency of a recurring run must be at least 1 and at most 10. Received {most}"
+    )))
+}
+
 fn trigger_json(trigger: &jobs::Trigger) -> Value {
     let time = |seconds: Option<i64>| {
         let time = chrono::DateTime::from_timestamp(seconds.filter(|seconds| is_given(*seconds))?, 0)?;
@@ -111,6 +124,18 @@ fn trigger_json(trigger: &jobs::Trigger) -> Value {
         }
     }
     json!({kind: schedule})
+}
+
+/// The part of a ScheduledWorkflow's `spec` that does not depend on the pipeline.
+pub(super) fn timing_spec(job: &jobs::Job) -> Value {
+    let mut spec = json!({
+        "enabled": job.enabled, "maxConcurrency": job.max_concurrency, "noCatchup": job.no_catchup,
+        "trigger": trigger_json(&job.trigger),
+    });
+    if !job.plugins_input.is_empty() {
+        spec["pluginsInput"] = serde_json::from_str(&job.plugins_input).unwrap_or_default();
+    }
+    spec
 }
 
 /// Prefix of the ScheduledWorkflow's name.
@@ -146,13 +171,8 @@ impl Service {
 
     async fn create(&self, draft: Draft) -> Result<(jobs::Job, Specs)> {
         names::length("RecurringRun.DisplayName", &draft.display_name, 255)?;
-        self.0.rules.check_size(&draft.parameters)?;
-        if !(1..=10).contains(&draft.max_concurrency) {
-            return Err(Error::invalid(format!(
-                "Max concurrency of a recurring run must be at least 1 and at most 10. Received {}",
-                draft.max_concurrency
-            )));
-        }
+        self.0.live.get().rules.check_size(&draft.parameters)?;
+        check_concurrency(draft.max_concurrency)?;
         let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
         let namespace = if namespace.is_empty() { self.0.namespace.clone() } else { namespace };
         if draft.origin.is_empty() {
@@ -161,7 +181,7 @@ impl Service {
         let pinned = draft.pin || draft.origin.is_pinned();
         let source = draft.origin.resolve(&self.0.catalog).await;
         let source = source.wrap(|| "Failed to create a recurring run due to error fetching manifest".to_owned())?;
-        source.template.check_runnable(&namespace, &self.0.rules)?;
+        source.template.check_runnable(&namespace, &self.0.live.get().rules)?;
         let mut job = jobs::Job {
             display_name: draft.display_name,
             namespace,
@@ -222,17 +242,16 @@ impl Service {
     pub(crate) fn object_spec(&self, job: &mut jobs::Job, source: &Source, pinned: bool) -> Result<Value> {
         let mut workflow = json!({"parameters": source.template.schedule_parameters(job)?});
         if pinned {
-            let compiled = source.template.schedule(job, self.0.settings())?;
+            let compiled = source.template.schedule(job, self.0.live.get().template())?;
             text(&compiled, "/spec/serviceAccountName").clone_into(&mut job.service_account);
             workflow["spec"] = json!(compiled.to_string());
         } else {
-            source.template.check_inputs(job, self.0.settings())?;
+            source.template.check_inputs(job, self.0.live.get().template())?;
             workflow["pipelineRoot"] = json!(job.pipeline_root);
         }
-        let mut spec = json!({
-            "enabled": job.enabled, "maxConcurrency": job.max_concurrency, "noCatchup": job.no_catchup,
-            "trigger": trigger_json(&job.trigger), "experimentId": job.experiment_id, "workflow": workflow,
-        });
+        let mut spec = timing_spec(job);
+        spec["experimentId"] = json!(job.experiment_id);
+        spec["workflow"] = workflow;
         for (key, value) in [
             ("pipelineId", &job.pipeline_id),
             ("pipelineName", &job.pipeline_name),
@@ -242,9 +261,6 @@ impl Service {
             if !value.is_empty() {
                 spec[key] = json!(value);
             }
-        }
-        if !job.plugins_input.is_empty() {
-            spec["pluginsInput"] = serde_json::from_str(&job.plugins_input).unwrap_or_default();
         }
         Ok(spec)
     }

@@ -37,21 +37,10 @@ impl Retention {
     /// # Errors
     /// When a value has the wrong form.
     pub fn from_config(config: &Config) -> std::result::Result<Self, config::Error> {
-        let duration = |key: &str, default: Duration| {
-            let Some(text) = config.get(key).filter(|text| !text.is_empty()) else { return Ok(default) };
-            let nanoseconds = if text == "0" { Ok(0) } else { kfp_core::duration::parse(text) };
-            nanoseconds.ok().and_then(|length| u64::try_from(length).ok()).map(Duration::from_nanos).ok_or_else(|| {
-                config::Error::Value {
-                    key: key.to_owned(),
-                    value: text.to_owned(),
-                    expected: "a duration such as 1h30m, at least 0",
-                }
-            })
-        };
         Ok(Retention {
-            runs: duration("RUNS_RETENTION_TIME", Duration::ZERO)?,
-            archived: duration("ARCHIVED_RUNS_RETENTION_TIME", Duration::ZERO)?,
-            interval: duration("RUNS_GC_INTERVAL", Duration::from_secs(6 * 3600))?.max(Duration::from_secs(1)),
+            runs: config.duration("RUNS_RETENTION_TIME", Duration::ZERO)?,
+            archived: config.duration("ARCHIVED_RUNS_RETENTION_TIME", Duration::ZERO)?,
+            interval: config.duration("RUNS_GC_INTERVAL", Duration::from_secs(6 * 3600))?.max(Duration::from_secs(1)),
             batch: u32::try_from(config.int("RUNS_GC_BATCH_SIZE", 100)?.clamp(1, MAX_BATCH)).unwrap_or(1),
         })
     }

@@ -197,6 +197,10 @@ pub async fn insert(tx: &mut Tx, job: &Job, specs: &Specs) -> Result<()> {
     ];
     row.extend(trigger_row(&job.trigger));
     tx.execute(Sql::insert(tx.dialect(), TABLE, row)).await?;
+    refer(tx, job).await
+}
+
+async fn refer(tx: &mut Tx, job: &Job) -> Result<()> {
     for (kind, id, relationship) in [
         ("Namespace", &job.namespace, "Owner"),
         ("Experiment", &job.experiment_id, "Owner"),
@@ -280,6 +284,42 @@ pub async fn set_enabled(tx: &mut Tx, id: &str, enabled: bool, now: i64) -> Resu
     Ok(())
 }
 
+/// Stores what a user changed: all but id, object, experiment and creation. `specs` are stored when the pipeline changed.
+///
+/// # Errors
+/// When the database fails.
+pub async fn update(tx: &mut Tx, job: &Job, specs: Option<&Specs>) -> Result<()> {
+    let mut set = vec![
+        ("DisplayName", (&job.display_name).into()),
+        ("Description", (&job.description).into()),
+        ("ServiceAccount", (&job.service_account).into()),
+        ("MaxConcurrency", job.max_concurrency.into()),
+        ("NoCatchup", job.no_catchup.into()),
+        ("UpdatedAtInSec", job.updated_at.into()),
+        ("Enabled", job.enabled.into()),
+        ("Parameters", (&job.parameters).into()),
+        ("RuntimeParameters", (&job.runtime_parameters).into()),
+        ("PipelineRoot", (&job.pipeline_root).into()),
+        ("PluginsInput", (&job.plugins_input).into()),
+    ];
+    set.extend(trigger_row(&job.trigger));
+    if let Some(specs) = specs {
+        set.extend([
+            ("PipelineId", (&job.pipeline_id).into()),
+            ("PipelineVersionId", (&job.version_id).into()),
+            ("PipelineName", (&job.pipeline_name).into()),
+            ("PipelineSpecManifest", (&specs.pipeline).into()),
+            ("WorkflowSpecManifest", (&specs.workflow).into()),
+        ]);
+        forget(tx, &job.id).await?;
+        refer(tx, job).await?;
+    }
+    let mut sql = Sql::update(tx.dialect(), TABLE, set);
+    sql.and("UUID", "=", &job.id);
+    tx.execute(sql).await?;
+    Ok(())
+}
+
 /// What a report of a ScheduledWorkflow tells.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -326,14 +366,20 @@ pub async fn report(tx: &mut Tx, id: &str, report: &Report, now: i64) -> Result<
     Ok(tx.execute(sql).await? > 0)
 }
 
+/// Removes the references of a recurring run.
+async fn forget(tx: &mut Tx, id: &str) -> Result<()> {
+    let mut references = Sql::delete(tx.dialect(), "resource_references");
+    references.and("ResourceUUID", "=", id).and("ResourceType", "=", "Job");
+    tx.execute(references).await?;
+    Ok(())
+}
+
 /// Removes the recurring run and its references; its runs stay.
 ///
 /// # Errors
 /// Code 5 when there is no such recurring run.
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<()> {
-    let mut references = Sql::delete(tx.dialect(), "resource_references");
-    references.and("ResourceUUID", "=", id).and("ResourceType", "=", "Job");
-    tx.execute(references).await?;
+    forget(tx, id).await?;
     let mut sql = Sql::delete(tx.dialect(), TABLE);
     sql.and("UUID", "=", id);
     if tx.execute(sql).await? == 0 { Err(Error::not_found("Job", id)) } else { Ok(()) }

@@ -47,6 +47,8 @@ pub struct Task {
     pub children: Vec<String>,
     /// Why the task failed. It has no column of its own and lives in `Payload`; see [`fill_messages`].
     pub message: String,
+    /// Whether its node is a pod. Lives in `Payload` too; see [`fill_details`].
+    pub is_pod: bool,
 }
 
 const TABLE: &str = "tasks";
@@ -121,6 +123,7 @@ fn read(row: &Row) -> Result<Task> {
         outputs: cursor.text()?,
         children: serde_json::from_str::<Option<Vec<String>>>(&cursor.text()?).ok().flatten().unwrap_or_default(),
         message: String::new(),
+        is_pod: false,
     })
 }
 
@@ -133,7 +136,7 @@ fn payload(task: &Task) -> String {
         "Name": task.name, "ParentTaskId": task.parent_id, "State": task.state.word(), "StateHistoryString": "",
         "MLMDInputs": task.inputs, "MLMDOutputs": task.outputs, "ChildrenPodsString": "",
         "StateHistory": task.history.0, "ChildrenPods": task.children, "Payload": "",
-        "Message": task.message,
+        "Message": task.message, "IsPod": task.is_pod,
     })
     .to_string()
 }
@@ -211,18 +214,45 @@ pub async fn fill_messages(tx: &mut Tx, run_id: &str, tasks: &mut [Task]) -> Res
     if !tasks.iter().any(|task| task.state == State::Failed) {
         return Ok(());
     }
+    let mut sql = payloads(tx, run_id);
+    sql.and("State", "=", State::Failed.word());
+    fill(tx, sql, tasks).await
+}
+
+/// Reads all that has no column of its own, for all tasks of one run: one query.
+///
+/// # Errors
+/// When the database fails.
+pub async fn fill_details(tx: &mut Tx, run_id: &str, tasks: &mut [Task]) -> Result<()> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let sql = payloads(tx, run_id);
+    fill(tx, sql, tasks).await
+}
+
+fn payloads(tx: &Tx, run_id: &str) -> Sql {
     let mut sql = Sql::select(tx.dialect(), TABLE, &["UUID", "Payload"]);
-    sql.and("RunUUID", "=", run_id).and("State", "=", State::Failed.word());
-    let mut messages = BTreeMap::new();
+    sql.and("RunUUID", "=", run_id);
+    sql
+}
+
+async fn fill(tx: &mut Tx, sql: Sql, tasks: &mut [Task]) -> Result<()> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Own {
+        message: String,
+        is_pod: bool,
+    }
+    let mut found = BTreeMap::new();
     for row in tx.rows(sql).await? {
-        let payload: serde_json::Value = serde_json::from_str(&row.text(1)?).unwrap_or_default();
-        if let Some(message) = payload["Message"].as_str() {
-            messages.insert(row.text(0)?, message.to_owned());
-        }
+        // Rows that upstream wrote have none of it.
+        let own: Own = serde_json::from_str(&row.text(1)?).unwrap_or_default();
+        found.insert(row.text(0)?, own);
     }
     for task in tasks {
-        if let Some(message) = messages.remove(&task.id) {
-            task.message = message;
+        if let Some(own) = found.remove(&task.id) {
+            (task.message, task.is_pod) = (own.message, own.is_pod);
         }
     }
     Ok(())

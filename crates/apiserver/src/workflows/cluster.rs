@@ -1,5 +1,6 @@
 //! The Kubernetes objects that the API server touches, as plain JSON so that no field gets lost on the way.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use http::{Method, Request};
@@ -217,7 +218,8 @@ impl Cluster {
             Some(namespace) => url(kind, namespace, ""),
             None => format!("{root}/{plural}"),
         };
-        let escape = |text: &str| text.replace('%', "%25").replace('/', "%2F").replace('=', "%3D").replace('+', "%2B");
+        let escape =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
         let base = format!("{base}?limit={PAGE}&labelSelector={}", escape(label));
         let (mut all, mut from) = (Vec::new(), String::new());
         loop {
@@ -235,6 +237,16 @@ impl Cluster {
                 _ => return Ok(all),
             }
         }
+    }
+
+    /// The values that a label has in a namespace's objects of this kind; only their metadata is read, page by page.
+    ///
+    /// # Errors
+    /// See [`Failure`]; a kind that Kubernetes does not know is [`Failure::NotFound`].
+    pub async fn labelled(&self, kind: Kind, namespace: &str, label: &str) -> Result<HashSet<String>, Failure> {
+        let found = self.list(kind, Some(namespace), label, true).await?;
+        let values = found.iter().filter_map(|object| object["metadata"]["labels"][label].as_str());
+        Ok(values.map(str::to_owned).collect())
     }
 
     /// Replaces the status of an object; its `resourceVersion` must be current.

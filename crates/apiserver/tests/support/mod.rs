@@ -21,8 +21,10 @@ use serde_json::{Value, json};
 #[derive(Clone, Default)]
 pub struct Kube {
     pub objects: Arc<Mutex<BTreeMap<String, Value>>>,
-    /// Answers every creation with this status instead.
+    /// Answers every creation and list with this status instead.
     pub refuse: Arc<Mutex<Option<u16>>>,
+    /// Answers the next replacements with these statuses, the last one first, after or without carrying them out.
+    pub replacing: Arc<Mutex<Vec<(u16, bool)>>>,
     /// Tells when a creation has arrived and holds its answer back until told to go on.
     pub hold: Arc<Mutex<Option<Hold>>>,
     counter: Arc<Mutex<u64>>,
@@ -163,7 +165,19 @@ impl Kube {
             kube.objects.lock().unwrap().insert(format!("{plural}/{name}"), object.clone());
             return (StatusCode::CREATED, axum::Json(object)).into_response();
         }
-        let key = format!("{plural}/{}", name.unwrap());
+        let Some(name) = name else {
+            let objects = kube.objects.lock().unwrap();
+            let items: Vec<&Value> = objects
+                .iter()
+                .filter(|(key, _)| key.starts_with(&format!("{plural}/")))
+                .map(|(_, object)| object)
+                .collect();
+            return match *kube.refuse.lock().unwrap() {
+                Some(code) => status(code, "Refused", "refused by the test"),
+                None => axum::Json(json!({"kind": "List", "metadata": {}, "items": items})).into_response(),
+            };
+        };
+        let key = format!("{plural}/{name}");
         let Some(mut object) = kube.get(&key) else {
             return status(404, "NotFound", &format!("{key} not found"));
         };
@@ -176,7 +190,13 @@ impl Kube {
                 if body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
                     return status(409, "Conflict", "stale");
                 }
-                object = kube.edit(&key, |object| *object = body);
+                let refused = kube.replacing.lock().unwrap().pop();
+                if refused.is_none_or(|(_, carried_out)| carried_out) {
+                    object = kube.edit(&key, |object| *object = body);
+                }
+                if let Some((code, _)) = refused {
+                    return status(code, "Refused", "refused by the test");
+                }
             }
             Method::PATCH if content.contains("json-patch") => {
                 let mut changed = object.clone();

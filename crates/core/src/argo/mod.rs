@@ -4,6 +4,7 @@
 //! Fields without a name here are kept in `extra` and written back unchanged, so a value that is read, changed
 //! and written loses nothing.
 
+pub mod gone;
 mod meta;
 pub mod names;
 mod params;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use chrono_tz::Tz;
+pub use chrono_tz::Tz;
 
 /// A name that the time zone database does not know.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,8 +1,7 @@
 //! Client of the ML-Metadata service: what driver and launcher need, in their words.
 //!
-//! Every call has a timeout and is repeated for some minutes when trying again may help: the server says so
-//! (`UNAVAILABLE`, and `ABORTED`, which stands for a database deadlock) or is away, for it may be restarting, and the
-//! work of a task must not be lost for that.
+//! Every call has a timeout and is repeated for some minutes when trying again may help: the server may be restarting,
+//! and the work of a task must not be lost for that.
 
 mod artifact;
 mod convert;
@@ -74,7 +73,7 @@ impl Error {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self.code(), Some(Code::Unavailable | Code::Aborted))
+        matches!(self, Error::Call { status, .. } if grpc::is_transient(status))
     }
 
     /// Whether the object to create exists already: gRPC code 6, or the texts with which a store on MySQL reports it.

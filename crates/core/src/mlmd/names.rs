@@ -39,6 +39,9 @@ pub const IMAGE: &str = "image";
 pub const CACHED_EXECUTION_ID: &str = "cached_execution_id";
 /// Container execution: key under which its outputs may be reused.
 pub const CACHE_FINGERPRINT: &str = "cache_fingerprint";
+/// Container execution: whether its outputs were reused and why, in words. Not upstream's; the UI lists it with the
+/// other properties.
+pub const CACHE_DECISION: &str = "cache_decision";
 /// Execution: struct of input parameter values.
 pub const INPUTS: &str = "inputs";
 /// Execution: struct of output parameter values.

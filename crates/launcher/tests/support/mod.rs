@@ -36,6 +36,22 @@ pub struct World {
     pub dag: i64,
     cache: Cache,
     stop: CancellationToken,
+    server: Option<Server>,
+}
+
+/// A metadata server that can be stopped.
+struct Server {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), kfp_metadata::Error>>,
+}
+
+impl Server {
+    fn start(listener: std::net::TcpListener, folder: &std::path::Path, stop: CancellationToken) -> Self {
+        let storage = kfp_metadata::Storage::Sqlite(folder.join("metadata.db"));
+        let mut options = kfp_metadata::Options::new("127.0.0.1", 0, storage);
+        options.listener = Some(listener);
+        Self { task: tokio::spawn(kfp_metadata::run(options, stop.clone())), stop }
+    }
 }
 
 impl Drop for World {
@@ -53,11 +69,10 @@ impl World {
     /// The same with another pipeline root.
     pub async fn with_root(tasks: i64, root: &str) -> Self {
         let stop = CancellationToken::new();
+        let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let metadata_port = listener.local_addr().unwrap().port();
-        let mut options = kfp_metadata::Options::new("127.0.0.1", 0, kfp_metadata::Storage::Memory);
-        options.listener = Some(listener);
-        tokio::spawn(kfp_metadata::run(options, stop.clone()));
+        let server = Some(Server::start(listener, dir.path(), stop.child_token()));
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api_port = listener.local_addr().unwrap().port();
@@ -84,7 +99,20 @@ impl World {
         dag.properties.insert(names::TOTAL_DAG_TASKS.into(), mlmd::int(tasks));
         dag.inputs = Some([("where".to_owned(), kfp_core::ir::from_json(&json!("gs://other/data.csv")))].into());
         let dag = metadata.create_execution(&run, dag).await.unwrap().id();
-        Self { dir: tempfile::tempdir().unwrap(), metadata, metadata_port, api_port, run, dag, cache, stop }
+        Self { dir, metadata, metadata_port, api_port, run, dag, cache, stop, server }
+    }
+
+    /// Stops the metadata server and frees its port.
+    pub async fn stop_metadata(&mut self) {
+        let server = self.server.take().unwrap();
+        server.stop.cancel();
+        server.task.await.unwrap().unwrap();
+    }
+
+    /// Starts it again, on the same port and data.
+    pub fn start_metadata(&mut self) {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", self.metadata_port)).unwrap();
+        self.server = Some(Server::start(listener, self.dir.path(), self.stop.child_token()));
     }
 
     pub async fn task(&self, name: &str) -> i64 {

@@ -86,6 +86,8 @@ fn show_host() -> Result<()> {
 /// there. Disks and terminals of the host are no business of a container.
 fn devices(from: &Path, target: &Path) -> Result<()> {
     std::fs::create_dir_all(target).map_err(at("make", target))?;
+    // In memory, as in other containers; where the kernel refuses, on disk. The size is for what a container writes.
+    let _ = mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=64m"));
     for entry in std::fs::read_dir(from).map_err(at("list", from))?.flatten() {
         let name = entry.file_name();
         let (Some(text), Ok(kind)) = (name.to_str(), entry.file_type()) else { continue };

@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use sha2::{Digest as _, Sha256};
 
 use super::{Base, Config};
+use crate::links::Links;
 
 /// Marks a finished environment.
 pub(super) const COMPLETE: &str = ".complete";
@@ -144,13 +145,34 @@ impl Store {
     /// # Errors
     /// A sentence that names the remedy.
     pub(crate) fn ensure_base(&self, base: &Base) -> Result<(), String> {
-        let code = self.ensure(&base.key, |env| make_base(base, env))?;
+        self.base_by(base, || Command::new(&base.executable))
+    }
+
+    /// [`Store::ensure_base`] ahead of its use: seconds of work that give way to whatever else runs.
+    ///
+    /// # Errors
+    /// A sentence that names the remedy.
+    pub(crate) fn prepare_base(&self, base: &Base) -> Result<(), String> {
+        let polite = || {
+            let mut command = Command::new("nice");
+            command.arg(&base.executable);
+            command
+        };
+        // Without that program, whoever needs the environment first makes it.
+        match Command::new("nice").stdout(Stdio::null()).stderr(Stdio::null()).status() {
+            Ok(status) if status.success() => self.base_by(base, polite),
+            _ => Ok(()),
+        }
+    }
+
+    fn base_by(&self, base: &Base, python: impl FnOnce() -> Command) -> Result<(), String> {
+        let code = self.ensure(&base.key, |env| make_base(base, env, python()))?;
         if code == 0 { Ok(()) } else { Err(format!("making the base environment failed with exit code {code}")) }
     }
 }
 
-fn make_base(base: &Base, env: &Path) -> Result<i32, String> {
-    let output = Command::new(&base.executable)
+fn make_base(base: &Base, env: &Path, mut python: Command) -> Result<i32, String> {
+    let output = python
         .args(["-I", "-m", "venv"])
         .arg(env)
         .stdin(Stdio::null())
@@ -200,20 +222,20 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
 ///
 /// # Errors
 /// When the pod's directory cannot be written.
-pub(crate) fn prepare_container(store: &Store, config: &Config, dir: &Path) -> std::io::Result<()> {
+pub(crate) fn prepare_container(store: &Store, links: &Links, config: &Config, dir: &Path) -> std::io::Result<()> {
     let bin = dir.join("bin");
     std::fs::create_dir_all(&bin)?;
     link_or_copy(&store.shim(), &bin.join("python3"))?;
     for name in ["python", "pip", "pip3"] {
-        symlink("python3", bin.join(name))?;
+        links.make("python3".as_ref(), &bin.join(name))?;
     }
     if let Ok(base) = &config.base {
         for name in ["python", "pip"] {
-            symlink("python3", bin.join(format!("{name}{}", base.minor)))?;
+            links.make("python3".as_ref(), &bin.join(format!("{name}{}", base.minor)))?;
         }
-        symlink(store.env(&base.key), dir.join("env"))?;
+        links.make(&store.env(&base.key), &dir.join("env"))?;
         for name in ["lib", "lib64", "include", "share", "etc"] {
-            symlink(Path::new("env").join(name), dir.join(name))?;
+            links.make(&Path::new("env").join(name), &dir.join(name))?;
         }
         let home = base.executable.parent().unwrap_or(Path::new("/usr/bin")).display();
         let version = &base.version;

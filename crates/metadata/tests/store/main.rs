@@ -13,6 +13,9 @@ use std::time::Duration;
 
 use kfp_core::shutdown::CancellationToken;
 use kfp_metadata::{Options, Storage};
+use kfp_proto::ml_metadata as pb;
+use kfp_proto::ml_metadata::metadata_store_service_client::MetadataStoreServiceClient;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::place::Place;
 
@@ -70,6 +73,40 @@ async fn foreign_databases_are_refused() {
     let options = Options::new("127.0.0.1", port, Storage::Sqlite(folder.path().join("new.db")));
     let error = kfp_metadata::run(options, CancellationToken::new()).await.unwrap_err().to_string();
     assert!(error.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{error}");
+}
+
+#[tokio::test]
+async fn the_configuration_file_of_upstreams_server_brings_database_and_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let database = folder.path().join("from-file.db");
+    let text = format!(
+        "connection_config {{ sqlite {{ filename_uri: {:?} }} }} ssl_config {{ server_cert: {:?} server_key: {:?} }}",
+        database.display().to_string(),
+        made.cert.pem(),
+        made.signing_key.serialize_pem()
+    );
+    let file = folder.path().join("config.proto");
+    std::fs::write(&file, text).unwrap();
+    let flag = format!("--metadata_store_server_config_file={}", file.display());
+    let mut options = Options::from_values(&Options::flags().parse([flag]).unwrap()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    options.listener = Some(listener);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(kfp_metadata::run(options, stop.clone()));
+
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(made.cert.pem()));
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{port}")).unwrap().tls_config(tls).unwrap();
+    let mut client = MetadataStoreServiceClient::new(endpoint.connect().await.unwrap());
+    suite::artifact_type(&mut client, "system.Model").await;
+    assert!(database.exists());
+    let plain = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
+    let refused =
+        MetadataStoreServiceClient::new(plain).get_artifact_types(pb::GetArtifactTypesRequest::default()).await;
+    assert!(refused.is_err(), "not without TLS");
+    stop.cancel();
+    serving.await.unwrap().unwrap();
 }
 
 /// Sends an HTTP/1.1 request and reads until the server closes.

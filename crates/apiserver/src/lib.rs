@@ -7,6 +7,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod http;
+pub mod live;
 pub mod metrics;
 pub mod options;
 mod server;
@@ -78,10 +79,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
         tls,
         plugins,
         access,
-        zone,
         pipelines_in_cluster,
         webhook,
+        zone,
+        config_directory,
     } = options;
+    let settings = live::Settings { compiler, grace_seconds, urls, rules, plugins };
     // A listener that fails stops everything else.
     let stop = shutdown.child_token();
     let webhook = match webhook {
@@ -97,8 +100,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
     let grpc = grpc_listener.local_addr().unwrap_or(grpc_address);
     tracing::info!(%http, %grpc, tls = tls.is_some(), %database, %namespace, multi_user = access.multi_user, "API server starts");
     let (multi_user, in_cluster) = (access.multi_user, pipelines_in_cluster);
-    let settings = http::Settings { commit, tag, archive, objects, multi_user, in_cluster };
-    let front = server::Front::open(http_listener, settings, tls.as_ref(), &stop)?;
+    let shown = http::Settings { commit, tag, archive, objects, multi_user, in_cluster };
+    let front = server::Front::open(http_listener, shown, tls.as_ref(), &stop)?;
     let work = TaskTracker::new();
     let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
     let prepare = async {
@@ -122,14 +125,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Er
             db,
             catalog,
             cluster,
-            compiler,
+            live: live::Live::new(settings, config_directory),
             namespace,
-            grace_seconds,
-            urls,
-            rules,
             metrics,
             visualizations,
-            plugins,
             access,
             zone,
         });

@@ -72,13 +72,15 @@ pub struct Options {
     pub plugins: Limits,
     /// Who may do what.
     pub access: access::Settings,
-    /// Where cron schedules count their hours: the controller's setting (`CRON_SCHEDULE_TIMEZONE`), which tells here when
-    /// they fire next.
-    pub zone: Tz,
     /// Whether pipelines and their versions are Kubernetes objects (`--pipelinesStoreKubernetes`).
     pub pipelines_in_cluster: bool,
     /// Admission of such objects, unless another server does it (`--disableWebhook`).
     pub webhook: Option<webhook::Settings>,
+    /// Directory whose `config.json` is followed while the server runs; `None` for settings that stay.
+    pub config_directory: Option<PathBuf>,
+    /// Where cron schedules count their hours: the controller's setting (`CRON_SCHEDULE_TIMEZONE`), which tells here when
+    /// they fire next.
+    pub zone: Tz,
 }
 
 /// Where Argo archives logs; empty fields turn the archive off.
@@ -221,6 +223,7 @@ impl Options {
         // Drivers and launchers have to know.
         options.compiler.ml_pipeline_tls = tls.is_some();
         options.tls = tls;
+        options.config_directory = Some(flag("config")).filter(|path| !path.is_empty()).map(PathBuf::from);
         options.pipelines_in_cluster = in_cluster;
         options.webhook = webhook;
         options.samples = Some(values.text("sampleconfig")).filter(|file| !file.is_empty()).map(PathBuf::from);
@@ -266,9 +269,10 @@ impl Options {
             tls: None,
             plugins: Limits::from_config(config)?,
             access: access::Settings::from_config(config)?,
-            zone: zone::configured(&config.text("CRON_SCHEDULE_TIMEZONE", ""), env("TZ").as_deref())?,
             pipelines_in_cluster: false,
+            config_directory: None,
             webhook: None,
+            zone: zone::configured(&config.text("CRON_SCHEDULE_TIMEZONE", ""), env("TZ").as_deref())?,
         })
     }
 }

@@ -456,6 +456,19 @@ async fn runs_belong_to_the_namespace_of_their_experiment() {
     tick(foreign.get("job")).await.fails(403, "another namespace");
     tick(own.get("job")).await.ok();
 
+    // Also when the schedule is gone, and nobody knows any more whose it was.
+    let theirs = json!({
+        "display_name": "x", "experiment_id": foreign.get("experiment"), "recurring_run_id": foreign.get("job"),
+        "pipeline_version_reference": {"pipeline_id": foreign.get("pipeline")},
+        "runtime_config": {"parameters": {"a": 1}},
+    });
+    let late = without_jobs_fields(body(json!({"recurring_run_id": foreign.get("job")})));
+    become_user(&mut server, "bob");
+    server.post("/apis/v2beta1/runs", theirs).await.ok();
+    server.delete(&format!("/apis/v2beta1/recurringruns/{}", foreign.get("job"))).await.ok();
+    become_user(&mut server, "alice");
+    server.post("/apis/v2beta1/runs", late).await.fails(404, "RecurringRunId doesn't exist");
+
     // Pipelines that everybody sees may be run by everybody, and changed only by those who run the installation.
     server.kube.rights.lock().unwrap().push(("carol".to_owned(), "kubeflow".to_owned()));
     let create = || server.upload("/apis/v2beta1/pipelines/upload?name=p", "p.yaml", ADD.as_bytes());

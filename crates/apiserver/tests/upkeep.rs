@@ -23,6 +23,41 @@ async fn until(server: &Server, path: &str, reached: impl Fn(&Value) -> bool) ->
 }
 
 #[tokio::test]
+async fn a_changed_configuration_counts_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |text: &str| {
+        // As Kubernetes does: all at once.
+        std::fs::write(dir.path().join("new"), text).unwrap();
+        std::fs::rename(dir.path().join("new"), dir.path().join("config.json")).unwrap();
+    };
+    let account = |name: &str| json!({"DEFAULTPIPELINERUNNERSERVICEACCOUNT": name}).to_string();
+    write("{}");
+    let server =
+        launch(dir.path(), Kube::default(), |options| options.config_directory = Some(dir.path().to_owned())).await;
+    let runs_as = async |wanted: &str| {
+        let reached = async {
+            loop {
+                let run = server.run("r", json!({"a": 1})).await.ok();
+                if run["service_account"] == wanted {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap();
+    };
+    runs_as("pipeline-runner").await;
+    write(&account("first"));
+    runs_as("first").await;
+    // What cannot be used changes nothing, and does not keep the next change out.
+    write("{");
+    runs_as("first").await;
+    write(&account("second"));
+    runs_as("second").await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn samples_are_loaded_once_unless_they_are_to_be_loaded_again() {
     let dir = tempfile::tempdir().unwrap();
     let (file, list) = (dir.path().join("add.yaml"), dir.path().join("samples.json"));

@@ -21,7 +21,7 @@ impl Transcoder {
             "schema": schemas.message(&self.inner.status)}}});
         for route in self.routes() {
             let operation = operation(route, &mut schemas, &failure);
-            let path = paths.entry(route.template.clone()).or_insert_with(|| json!({}));
+            let path = paths.entry(plain(&route.template)).or_insert_with(|| json!({}));
             path[route.method.as_str().to_lowercase()] = operation;
         }
         let schemas = schemas.finish();
@@ -40,7 +40,7 @@ fn operation(route: &Route, schemas: &mut Schemas, failure: &Value) -> Value {
     for path in &route.variables {
         let Some(field) = path.last() else { continue };
         let schema = schemas.value(&field.kind());
-        parameters.push(json!({"name": dotted(path), "in": "path", "required": true, "schema": schema}));
+        parameters.push(json!({"name": field.name(), "in": "path", "required": true, "schema": schema}));
     }
     if !matches!(route.body, BodyField::Whole) {
         query(route, &route.input, &mut Vec::new(), schemas, &mut parameters);
@@ -64,6 +64,17 @@ fn operation(route: &Route, schemas: &mut Schemas, failure: &Value) -> Value {
         operation["parameters"] = parameters.into();
     }
     operation
+}
+
+/// A template whose variables are named by the last part of their field's path: tools take dots for something else, and
+/// methods of the same path belong together.
+fn plain(template: &str) -> String {
+    let mut parts = template.split('{');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |whole, part| {
+        let (name, rest) = part.split_once('}').unwrap_or((part, ""));
+        format!("{whole}{{{}}}{rest}", name.rsplit('.').next().unwrap_or(name))
+    })
 }
 
 fn dotted(path: &[FieldDescriptor]) -> String {
@@ -178,4 +189,20 @@ fn well_known(message: &MessageDescriptor) -> Option<Value> {
         "google.protobuf.Empty" => json!({"type": "object"}),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_named_without_dots() {
+        for (template, want) in [
+            ("/p/{pipeline.pipeline_id}/v/{version.version_id}", "/p/{pipeline_id}/v/{version_id}"),
+            ("/r/{run_id}:archive", "/r/{run_id}:archive"),
+            ("/healthz", "/healthz"),
+        ] {
+            assert_eq!(plain(template), want);
+        }
+    }
 }

@@ -49,6 +49,10 @@ async fn row(app: &Handle, run_id: &str) -> Result<(runs::Run, Value)> {
 
 async fn open(state: &State, run_id: &str, node_id: &str, follow: bool) -> Result<Body> {
     let (run, workflow) = row(&state.app, run_id).await?;
+    if state.app.access.multi_user && run.namespace.is_empty() {
+        // Its pods are not known to be in a namespace that the caller may look into.
+        return Err(Error::not_found("namespace of run", run_id));
+    }
     let namespace = if run.namespace.is_empty() { &state.app.namespace } else { &run.namespace };
     // Clients pass the pod name; node ids are accepted too.
     let mut pods = vec![node_id.to_owned()];

@@ -71,11 +71,13 @@ impl Service {
         }
         names::length("Run.DisplayName", &draft.display_name, 255)?;
         names::length("Run.UUID", &draft.id, 191)?;
-        self.0.rules.check_size(&draft.parameters)?;
+        self.0.live.get().rules.check_size(&draft.parameters)?;
         let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
         let mut tx = self.0.db.read().await?;
         if !draft.job_id.is_empty()
             && let Some(existing) = runs::by_job(&mut tx, &draft.job_id, &draft.display_name).await?
+            // A recurring run may be gone, and then nothing says whose it was.
+            && (existing.experiment_id == experiment_id || !self.0.access.multi_user)
         {
             return Ok(existing);
         }
@@ -124,8 +126,8 @@ impl Service {
             ..runs::Run::default()
         };
         let namespace = self.namespace(&run).to_owned();
-        source.template.check_runnable(&namespace, &self.0.rules)?;
-        let mut workflow = source.template.run(&run, &namespace, self.0.settings())?;
+        source.template.check_runnable(&namespace, &self.0.live.get().rules)?;
+        let mut workflow = source.template.run(&run, &namespace, self.0.live.get().template())?;
         if let Some(job) = &job {
             self.adopt(&mut workflow, job, &run).await?;
         }

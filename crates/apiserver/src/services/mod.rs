@@ -23,15 +23,14 @@ use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 
 use crate::access;
 use crate::catalog::Catalog;
-use crate::domain::plugins::Limits;
 use crate::error::{Error, Result};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::store::filter::Generation;
 use crate::store::specs::Specs;
 use crate::store::{Db, list};
 use crate::workflows::cluster::Cluster;
-use crate::workflows::fetch::Policy;
-use crate::workflows::template::{self, Rules, Settings};
+use crate::workflows::template;
 
 /// What every service needs.
 #[derive(Debug)]
@@ -42,34 +41,18 @@ pub struct App {
     pub catalog: Catalog,
     /// Kubernetes.
     pub cluster: Cluster,
-    /// What compiled Workflows carry.
-    pub compiler: kfp_compiler::Options,
+    /// Settings that may change.
+    pub live: Live,
     /// Namespace of Workflows in single-user mode.
     pub namespace: String,
-    /// Seconds before a Workflow without a run is deleted.
-    pub grace_seconds: i64,
-    /// Which pipelines may be downloaded.
-    pub urls: Policy,
-    /// How Argo Workflows as pipelines are treated.
-    pub rules: Rules,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where visualization servers are.
     pub visualizations: v1::visualizations::Servers,
-    /// Limits of what plugins are given.
-    pub plugins: Limits,
     /// Who may do what.
     pub access: access::Settings,
     /// Where cron schedules count their hours.
     pub zone: Tz,
-}
-
-impl App {
-    /// The installation's part in Workflows.
-    #[must_use]
-    pub fn settings(&self) -> Settings<'_> {
-        Settings { compiler: &self.compiler, rules: &self.rules }
-    }
 }
 
 /// What a list of runs or recurring runs is limited to.

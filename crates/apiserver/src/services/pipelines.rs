@@ -146,7 +146,7 @@ impl Service {
         package: &Template,
     ) -> Result<(pipelines::Pipeline, versions::Version)> {
         let pipeline = self.pipeline(draft)?;
-        package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
+        package.check_storable(self.namespace(&pipeline), &self.0.live.get().rules)?;
         let version = Draft { tags: version_tags, ..draft.clone() };
         let version = Self::version(&version, pipeline.id.clone(), package)?;
         self.0.catalog.create_both(pipeline, version).await
@@ -169,7 +169,7 @@ impl Service {
     ) -> Result<versions::Version> {
         let version = Self::version(draft, pipeline_id.to_owned(), package)?;
         let pipeline = self.0.catalog.get(pipeline_id).await?;
-        package.check_storable(self.namespace(&pipeline), &self.0.rules)?;
+        package.check_storable(self.namespace(&pipeline), &self.0.live.get().rules)?;
         self.0.catalog.create_version(&pipeline, version).await
     }
 
@@ -206,7 +206,7 @@ impl Service {
     ) -> Result<(pipelines::Pipeline, versions::Version)> {
         let refused =
             |url: &str, status: &str| format!("error fetching pipeline spec from {url} - request returned {status}");
-        let (bytes, file) = fetch::fetch(&self.0.urls, url_of(&draft)?, refused).await?;
+        let (bytes, file) = fetch::fetch(&self.0.live.get().urls, url_of(&draft)?, refused).await?;
         let package = Template::from_file(&bytes, &file)?;
         if draft.name.is_empty() && draft.display_name.is_empty() {
             draft.name = file;
@@ -226,7 +226,7 @@ impl Service {
         let refused = |url: &str, status: &str| {
             format!("Failed to fetch pipeline spec with url: {url}. Request returned {status}")
         };
-        let (bytes, file) = fetch::fetch(&self.0.urls, url, refused).await?;
+        let (bytes, file) = fetch::fetch(&self.0.live.get().urls, url, refused).await?;
         let package = Template::from_file(&bytes, &file)?;
         self.create_version(pipeline_id, draft, &package).await
     }

@@ -128,7 +128,7 @@ impl Service {
             origin: origin(given.pipeline_source),
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
-            plugins_input: self.0.plugins.stored(&given.plugins_input)?,
+            plugins_input: self.0.live.get().plugins.stored(&given.plugins_input)?,
             ..Draft::default()
         };
         let (job, specs) = self.schedule(draft).await?;

@@ -173,7 +173,7 @@ impl Service {
     /// A Workflow that no run knows: wait for the row of a run that is being created, then delete it.
     async fn orphan(&self, report: &Report<'_>) -> Result<()> {
         let age = now() - seconds(&report.workflow["metadata"]["creationTimestamp"]);
-        if age < self.0.grace_seconds {
+        if age < self.0.live.get().grace_seconds {
             return Err(Error::not_yet(
                 format!("Skipping GC for workflow {} - will retry", report.name),
                 format!("run {} does not exist yet", report.run_id),

@@ -177,7 +177,7 @@ impl Service {
             job.pipeline_root = given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default();
         }
         if named("plugins_input") {
-            job.plugins_input = self.0.plugins.stored(&given.plugins_input)?;
+            job.plugins_input = self.0.live.get().plugins.stored(&given.plugins_input)?;
         }
         let mut specs = None;
         let spec = if PIPELINE.iter().any(|field| named(field)) {
@@ -187,7 +187,7 @@ impl Service {
             }
             let source = origin.resolve(&self.0.catalog).await;
             let source = source.wrap(|| "Failed to fetch the pipeline of the recurring run".to_owned())?;
-            source.template.check_runnable(&job.namespace, &self.0.rules)?;
+            source.template.check_runnable(&job.namespace, &self.0.live.get().rules)?;
             job.pipeline_id.clone_from(&source.pipeline_id);
             job.pipeline_name.clone_from(&source.name);
             job.version_id = if origin.is_pinned() { source.version_id.clone() } else { String::new() };

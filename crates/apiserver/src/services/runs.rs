@@ -145,7 +145,7 @@ impl Service {
             runtime_parameters: parameters_json(given.runtime_config.as_ref()),
             pipeline_root: given.runtime_config.map(|config| config.pipeline_root).unwrap_or_default(),
             scheduled_at: given.scheduled_at.map_or(0, |time| time.seconds),
-            plugins_input: self.0.plugins.stored(&given.plugins_input)?,
+            plugins_input: self.0.live.get().plugins.stored(&given.plugins_input)?,
             ..Draft::default()
         };
         let run = self.launch(draft).await?;

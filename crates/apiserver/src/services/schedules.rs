@@ -171,7 +171,7 @@ impl Service {
 
     async fn create(&self, draft: Draft) -> Result<(jobs::Job, Specs)> {
         names::length("RecurringRun.DisplayName", &draft.display_name, 255)?;
-        self.0.rules.check_size(&draft.parameters)?;
+        self.0.live.get().rules.check_size(&draft.parameters)?;
         check_concurrency(draft.max_concurrency)?;
         let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;
         let namespace = if namespace.is_empty() { self.0.namespace.clone() } else { namespace };
@@ -181,7 +181,7 @@ impl Service {
         let pinned = draft.pin || draft.origin.is_pinned();
         let source = draft.origin.resolve(&self.0.catalog).await;
         let source = source.wrap(|| "Failed to create a recurring run due to error fetching manifest".to_owned())?;
-        source.template.check_runnable(&namespace, &self.0.rules)?;
+        source.template.check_runnable(&namespace, &self.0.live.get().rules)?;
         let mut job = jobs::Job {
             display_name: draft.display_name,
             namespace,
@@ -242,11 +242,11 @@ impl Service {
     pub(crate) fn object_spec(&self, job: &mut jobs::Job, source: &Source, pinned: bool) -> Result<Value> {
         let mut workflow = json!({"parameters": source.template.schedule_parameters(job)?});
         if pinned {
-            let compiled = source.template.schedule(job, self.0.settings())?;
+            let compiled = source.template.schedule(job, self.0.live.get().template())?;
             text(&compiled, "/spec/serviceAccountName").clone_into(&mut job.service_account);
             workflow["spec"] = json!(compiled.to_string());
         } else {
-            source.template.check_inputs(job, self.0.settings())?;
+            source.template.check_inputs(job, self.0.live.get().template())?;
             workflow["pipelineRoot"] = json!(job.pipeline_root);
         }
         let mut spec = timing_spec(job);

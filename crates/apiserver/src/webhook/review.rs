@@ -101,7 +101,8 @@ mod tests {
         other["spec"]["platformSpec"] = json!({"platforms": {"vertex": 1}});
         assert_eq!(check_new(&other), Ok(()));
         for (bad, text) in [
-            (spec("P P"), "pipeline's name must contain only lowercase"),
+            (spec("p.q"), "pipeline's name must contain only lowercase"),
+            (spec("P P"), "The pipeline spec is invalid"),
             (json!({}), "The pipeline spec is invalid"),
             (json!(null), "The pipeline spec is invalid"),
             (

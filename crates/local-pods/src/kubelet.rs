@@ -19,7 +19,7 @@ use crate::logs::Logs;
 use crate::options::Options;
 use crate::pod::{self, Stop, Wish};
 use crate::process::Spawner;
-use crate::python::{Base, Store};
+use crate::python::{Ahead, Base, Store};
 use crate::recovery;
 use crate::spec::Pod;
 
@@ -104,14 +104,16 @@ struct Known {
 /// Serves until shutdown.
 pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) -> Result<(), Error> {
     let tasks = TaskTracker::new();
+    let ahead = Arc::new(Ahead::default());
     if kubelet.options.prepare_python
         && let Ok(base) = kubelet.python.clone()
     {
-        let store = Store::new(kubelet.dirs.python());
-        // Not waited for at shutdown: whoever needs the environment next finds it half-built and
-        // builds it anew.
+        let (store, ahead, stopped) = (Store::new(kubelet.dirs.python()), ahead.clone(), shutdown.clone());
+        // Not waited for here: whoever needs the environment next finds it half-built and builds it anew.
         tokio::task::spawn_blocking(move || {
-            if let Err(message) = store.prepare_base(&base) {
+            if let Err(message) = store.prepare_base(&base, &ahead)
+                && !stopped.is_cancelled()
+            {
                 tracing::warn!("{message}");
             }
         });
@@ -147,6 +149,8 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
             }
         }
     }
+    // The process ends no sooner than its threads.
+    ahead.stop();
     for known in pods.values() {
         known.wish.send_modify(|wish| wish.stop = Some(Stop::Shutdown));
     }

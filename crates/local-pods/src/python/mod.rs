@@ -9,6 +9,7 @@
 //! The interpreter is told its name in the container's own environment, so that `sys.executable`
 //! is this program again and `subprocess.run([sys.executable, "-m", "pip", ...])` works as well.
 
+mod ahead;
 mod base;
 mod envs;
 mod request;
@@ -21,6 +22,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use ahead::Ahead;
 pub(crate) use base::{Base, detect};
 pub(crate) use store::{Store, link_or_copy, prepare_container};
 

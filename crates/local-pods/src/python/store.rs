@@ -11,12 +11,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Base, Config};
+use super::{Ahead, Base, Config};
 use crate::links::Links;
 
 /// Marks a finished environment.
@@ -145,39 +146,50 @@ impl Store {
     /// # Errors
     /// A sentence that names the remedy.
     pub(crate) fn ensure_base(&self, base: &Base) -> Result<(), String> {
-        self.base_by(base, || Command::new(&base.executable))
+        self.base_by(base, None, || Command::new(&base.executable))
     }
 
-    /// [`Store::ensure_base`] ahead of its use: seconds of work that give way to whatever else runs.
+    /// [`Store::ensure_base`] ahead of its use: seconds of work that give way to whatever else runs, and to the end of
+    /// the server.
     ///
     /// # Errors
     /// A sentence that names the remedy.
-    pub(crate) fn prepare_base(&self, base: &Base) -> Result<(), String> {
+    pub(crate) fn prepare_base(&self, base: &Base, ahead: &Ahead) -> Result<(), String> {
         let polite = || {
             let mut command = Command::new("nice");
-            command.arg(&base.executable);
+            command.arg(&base.executable).process_group(0);
             command
         };
         // Without that program, whoever needs the environment first makes it.
         match Command::new("nice").stdout(Stdio::null()).stderr(Stdio::null()).status() {
-            Ok(status) if status.success() => self.base_by(base, polite),
+            Ok(status) if status.success() => self.base_by(base, Some(ahead), polite),
             _ => Ok(()),
         }
     }
 
-    fn base_by(&self, base: &Base, python: impl FnOnce() -> Command) -> Result<(), String> {
-        let code = self.ensure(&base.key, |env| make_base(base, env, python()))?;
+    fn base_by(&self, base: &Base, ahead: Option<&Ahead>, python: impl FnOnce() -> Command) -> Result<(), String> {
+        let code = self.ensure(&base.key, |env| make_base(base, env, ahead, python()))?;
         if code == 0 { Ok(()) } else { Err(format!("making the base environment failed with exit code {code}")) }
     }
 }
 
-fn make_base(base: &Base, env: &Path, mut python: Command) -> Result<i32, String> {
-    let output = python
+fn make_base(base: &Base, env: &Path, ahead: Option<&Ahead>, mut python: Command) -> Result<i32, String> {
+    let child = python
         .args(["-I", "-m", "venv"])
         .arg(env)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(describe("start", &base.executable))?;
+    if let Some(ahead) = ahead {
+        ahead.begin(child.id());
+    }
+    let output = child.wait_with_output();
+    if let Some(ahead) = ahead {
+        ahead.done();
+    }
+    let output = output.map_err(describe("wait for", &base.executable))?;
     if output.status.success() {
         return Ok(0);
     }

@@ -105,8 +105,9 @@ impl Cache {
         Self { client: TaskServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES) }
     }
 
-    /// The newest execution with this fingerprint, if there is one. A server that has no cache answers none.
-    pub(crate) async fn find(&self, request: &Request, fingerprint: &str) -> Result<Option<i64>, Error> {
+    /// The newest execution with this fingerprint, or in words why there is none to be had. A server that stays away
+    /// costs the reuse, not the task; upstream fails the task.
+    pub(crate) async fn find(&self, request: &Request, fingerprint: &str) -> Result<Result<i64, String>, Error> {
         let equals = |key: &str, value: &str| json!({"op": "EQUALS", "key": key, "stringValue": value});
         let pipeline = format!("pipeline/{}", request.run.pipeline_name);
         let filter = json!({"predicates": [
@@ -128,14 +129,18 @@ impl Cache {
         let tasks = match answer {
             Ok(answer) => answer.tasks,
             Err(status) if status.code() == Code::Unimplemented => {
-                tracing::warn!("the API server has no cache");
-                return Ok(None);
+                return Ok(Err("the API server has no cache".to_owned()));
+            }
+            Err(status) if grpc::is_transient(&status) => {
+                return Ok(Err(format!("the API server could not be asked: {}", status.message())));
             }
             Err(status) => return Err(Error::Cache(format!("failed to list tasks: {}", status.message()))),
         };
-        let Some(task) = tasks.first().filter(|task| !task.mlmd_execution_id.is_empty()) else { return Ok(None) };
+        let Some(task) = tasks.first().filter(|task| !task.mlmd_execution_id.is_empty()) else {
+            return Ok(Err("no earlier execution has the same key".to_owned()));
+        };
         let id = &task.mlmd_execution_id;
-        id.parse().map(Some).map_err(|_| Error::Cache(format!("cached execution id {id:?} is not a number")))
+        id.parse().map(Ok).map_err(|_| Error::Cache(format!("cached execution id {id:?} is not a number")))
     }
 
     /// Remembers an execution under a fingerprint.
@@ -247,6 +252,16 @@ mod tests {
         ] {
             assert_eq!(hash(&decode(key)), wanted);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_stays_away_costs_the_reuse_and_not_the_task() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let cache = Cache::new(grpc::channel("127.0.0.1", nobody, None).unwrap());
+        let work = Work::Container(Box::default());
+        let request = Request { run: RunInfo::default(), component: decode(json!({})), work };
+        let reason = cache.find(&request, "print").await.unwrap().unwrap_err();
+        assert!(reason.starts_with("the API server could not be asked: "), "{reason}");
     }
 
     #[test]

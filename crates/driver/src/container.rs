@@ -147,11 +147,11 @@ pub(crate) async fn look_up(
     }
     let fingerprint = cache::fingerprint(request, container, input, &volumes);
     let found = match services.cache.find(request, &fingerprint).await? {
-        Some(execution) => {
+        Ok(execution) => {
             let wanted = input.outputs.clone().unwrap_or_default();
             cache::reusable(&services.metadata, execution, &wanted).await?
         }
-        None => Err("no earlier execution has the same key".to_owned()),
+        Err(reason) => Err(reason),
     };
     let (hit, decision) = match found {
         Ok(hit) => {

@@ -412,6 +412,51 @@ mod tests {
     }
 
     #[test]
+    fn command_lines_of_all_releases_are_accepted() {
+        let of_2_14 = [
+            "--type=CONTAINER",
+            "--pipeline_name=p",
+            "--run_id=r",
+            "--run_name=w",
+            "--run_display_name=",
+            "--dag_execution_id=3",
+            "--component={}",
+            r#"--task={"taskInfo":{"name":"T"}}"#,
+            r#"--container={"image":"i"}"#,
+            "--iteration_index=-1",
+            "--cached_decision_path=/d",
+            "--pod_spec_patch_path=/p",
+            "--condition_path=/c",
+            "--kubernetes_config={}",
+            "--mlmd_server_address=m",
+            "--mlmd_server_port=8080",
+            "--http_proxy=",
+            "--https_proxy=",
+            "--no_proxy=",
+            "--publish_logs=true",
+            "--log_level=1",
+        ];
+        // Switches stand alone before 2.18.
+        let of_2_15 = [
+            "--task_name=t",
+            "--ml_pipeline_server_address=a",
+            "--ml_pipeline_server_port=8887",
+            "--cache_disabled",
+            "--ml_pipeline_tls_enabled",
+            "--metadata_tls_enabled",
+            "--ca_cert_path=/ca",
+        ];
+        let of_2_16 = ["--default_run_as_user=1", "--default_run_as_group=1", "--default_run_as_non_root=true"];
+        let of_2_17_0 = ["--default_host_users=false", "--pipeline_job_schedule_time_epoch_seconds=1"];
+        let of_master = ["--pipeline_job_create_time_utc=2026-01-01T00:00:00Z", "--cache_disabled=false"];
+        let mut words = of_2_14.to_vec();
+        for more in [&[][..], &of_2_15, &of_2_16, &of_2_17_0, &of_master] {
+            words.extend(more);
+            assert_eq!(parse(&words).unwrap().request.run.name, "w");
+        }
+    }
+
+    #[test]
     fn verbosity_is_glogs() {
         let level = |words: &[&str]| log_level(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         assert_eq!((level(&[]), level(&["--log_level=4"]), level(&["--log_level", "1"])), ("info", "debug", "info"));

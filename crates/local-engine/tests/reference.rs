@@ -182,15 +182,22 @@ fn workflows_of_version_1_succeed() {
         }
         complete(&mut value);
         let looped = text.contains("withParam");
-        let filler = if looped { r#"[{"a": 1, "b": 2, "A_a": 3, "B_b": 4}]"# } else { "heads" };
+        let items = r#"[{"a": 1, "b": 2, "aaa": 3, "A_a": 4, "B_b": 5}]"#;
+        let filler = if looped { items } else { "heads" };
         for parameter in value["spec"]["arguments"]["parameters"].as_array_mut().into_iter().flatten() {
             if parameter["value"].is_null() {
                 parameter["value"] = filler.into();
             }
         }
+        // One of the files has none, on purpose.
+        let entrypoint = value["spec"]["entrypoint"].is_string();
         let mut world = World::new(serde_json::from_value(value).unwrap());
+        let mut pods = 0;
         let phase = world.drive(
             &mut |pod| {
+                // Recursions go on while a coin shows heads.
+                pods += 1;
+                let filler = if looped || pods < 9 { filler } else { "tails" };
                 let contract = pod["metadata"]["annotations"]["workflows.argoproj.io/template"].as_str().unwrap();
                 let contract: serde_json::Value = serde_json::from_str(contract).unwrap();
                 let list = |kind: &str| contract["outputs"][kind].as_array().cloned().unwrap_or_default();
@@ -209,6 +216,11 @@ fn workflows_of_version_1_succeed() {
             },
             false,
         );
+        if !entrypoint {
+            let message = world.written().status.message;
+            assert_eq!((phase, message.as_str()), (WorkflowPhase::Failed, "invalid spec: spec.entrypoint is required"));
+            continue;
+        }
         if phase != WorkflowPhase::Succeeded {
             let status = world.written().status;
             let messages: Vec<String> = status

@@ -92,7 +92,7 @@ pub(crate) fn prepare_pod(
         std::fs::write(dir.join("hosts"), format!("{}\n127.0.0.1 {}\n", kubelet.host.hosts, hostname(pod)))
     };
     make().map_err(|e| format!("make the pod's directory {}: {e}", dir.display()))?;
-    volumes::make(pod, sources, &dir.join("volumes"), &kubelet.dirs.claims())
+    volumes::make(pod, sources, &dir.join("volumes"), &root, &kubelet.dirs.claims())
 }
 
 fn hostname(pod: &Pod) -> &str {
@@ -251,13 +251,15 @@ fn process(
         if container.working_dir.is_empty() { "/kfp-work".to_string() } else { container.working_dir.clone() };
     let mut binds = Vec::new();
     if kubelet.namespaces {
-        binds.extend(kubelet.dirs.common.iter().cloned());
+        // First, as the data directory may lie below it.
         if Path::new("/var/tmp").is_dir() {
             binds.push(Bind { source: root.join("tmp"), target: "/var/tmp".into(), read_only: false });
         }
+        binds.extend(kubelet.dirs.common.iter().cloned());
         let hosts = kubelet.dirs.pod(&pod.metadata.uid).join("hosts");
         binds.push(Bind { source: hosts, target: "/etc/hosts".into(), read_only: false });
-        binds.extend(mounts.iter().map(|m| Bind {
+        let elsewhere = mounts.iter().filter(|m| m.place != root.join(m.path.strip_prefix("/").unwrap_or(&m.path)));
+        binds.extend(elsewhere.map(|m| Bind {
             source: m.place.clone(),
             target: m.path.clone(),
             read_only: m.read_only,
@@ -308,6 +310,9 @@ fn process(
 fn link_mounts(root: &Path, mounts: &[Mounted]) -> Result<(), String> {
     for mount in mounts {
         let link = root.join(mount.path.strip_prefix("/").unwrap_or(&mount.path));
+        if link == mount.place {
+            continue;
+        }
         let make = || {
             if let Some(parent) = link.parent() {
                 std::fs::create_dir_all(parent)?;

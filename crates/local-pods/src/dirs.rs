@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::init::Bind;
 use crate::links::Links;
 use crate::options::Options;
+use crate::spread::spread;
 use crate::volumes::TOKEN;
 
 /// Variable with the directory of the local object store.
@@ -54,6 +55,7 @@ impl Dirs {
             let path = dirs.data.join(name);
             std::fs::create_dir_all(&path).map_err(fail(&path))?;
         }
+        spread(&dirs.pods());
         install(&options.launcher, &dirs.launcher()).map_err(fail(&options.launcher))?;
         install(&options.pod_init, &dirs.pod_init()).map_err(fail(&options.pod_init))?;
         match std::fs::copy(&options.kubeconfig, dirs.kubeconfig()) {

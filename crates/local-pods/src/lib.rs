@@ -43,6 +43,7 @@ mod recovery;
 mod resource;
 mod retry;
 mod spec;
+mod spread;
 mod status;
 mod termination;
 mod volumes;

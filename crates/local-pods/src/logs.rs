@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use crate::api::{ApiError, LogOptions, LogSource, LogStream};
+use crate::spread::spread;
 
 /// Longer lines are split, as container runtimes do.
 const MAX_LINE: usize = 16 << 10;
@@ -213,7 +214,12 @@ impl Logs {
         workflow: Option<&str>,
     ) -> std::io::Result<LogWriter> {
         let path = self.path(namespace, pod, container);
-        let dir = self.dir.join(namespace).join(pod);
+        let all = self.dir.join(namespace);
+        if !all.exists() {
+            std::fs::create_dir_all(&all)?;
+            spread(&all);
+        }
+        let dir = all.join(pod);
         std::fs::create_dir_all(&dir)?;
         if let Some(workflow) = workflow {
             let owner = dir.join(OWNER);

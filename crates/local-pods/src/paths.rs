@@ -19,6 +19,14 @@ pub(crate) const PRIVATE: [&str; 13] = [
     "/run/secrets",
 ];
 
+/// Whether a top-level directory is each pod's own and nothing else but volumes is ever there.
+pub(crate) fn is_pods_own(name: &str) -> bool {
+    let kept = ["kfp-home", "kfp-work"];
+    ["minio", "s3", "gcs", "oci"].contains(&name)
+        || name.starts_with('.')
+        || (name.starts_with("kfp") && !kept.contains(&name))
+}
+
 /// Maps paths inside a pod's container to paths of this machine. Needed by everything that runs in
 /// the server on behalf of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::api::{Api, resources};
 use crate::env::{self, Data, Sources};
-use crate::spec::{Container, Downward, FilesRef, Pod, Volume};
+use crate::paths::is_pods_own;
+use crate::spec::{Container, Downward, FilesRef, Mount, Pod, Volume};
 
 /// Token of every service account; the embedded API accepts any.
 pub(crate) const TOKEN: &str = "kfp-local";
@@ -100,18 +101,45 @@ fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> String + '_ {
     move |e| format!("make {}: {e}", path.display())
 }
 
-/// Makes the pod's volumes: its own below `own`, claims below `claims`.
+/// Makes the pod's volumes: its own below `own` or, where nothing needs to be mounted then, in its `root`; claims
+/// below `claims`.
 ///
 /// # Errors
 /// A kind of volume that does not exist here, or something it refers to that does not.
-pub(crate) fn make(pod: &Pod, sources: &Sources, own: &Path, claims: &Path) -> Result<Volumes, String> {
+pub(crate) fn make(pod: &Pod, sources: &Sources, own: &Path, root: &Path, claims: &Path) -> Result<Volumes, String> {
     let mut out = Volumes::new();
     for volume in &pod.spec.volumes {
-        let place = own.join(safe(&volume.name)?);
+        let place = match in_place(pod, volume) {
+            Some(path) => root.join(path),
+            None => own.join(safe(&volume.name)?),
+        };
         let ready = one(pod, volume, sources, place, claims).map_err(|e| format!("volume \"{}\": {e}", volume.name))?;
         out.insert(volume.name.clone(), ready);
     }
     Ok(out)
+}
+
+/// Where an empty directory belongs, relative to the root that the pod's containers share, if it can be a plain
+/// directory there: every launcher has half a dozen, and a directory is cheaper than two and a mount.
+fn in_place<'a>(pod: &'a Pod, volume: &Volume) -> Option<&'a Path> {
+    volume.empty_dir.as_ref()?;
+    let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let (own, others): (Vec<_>, Vec<_>) =
+        containers.flat_map(|container| &container.volume_mounts).partition(|mount| mount.name == volume.name);
+    let path = Path::new(&own.first()?.mount_path);
+    let plain = |mount: &&Mount| {
+        Path::new(&mount.mount_path) == path
+            && !mount.read_only
+            && mount.sub_path.is_empty()
+            && mount.sub_path_expr.is_empty()
+    };
+    let apart = |mount: &&Mount| {
+        let other = Path::new(&mount.mount_path);
+        !other.starts_with(path) && !path.starts_with(other)
+    };
+    let relative = path.strip_prefix("/").ok().filter(|path| safe_path(path))?;
+    let top = relative.components().next()?.as_os_str().to_str()?;
+    (is_pods_own(top) && own.iter().all(plain) && others.iter().all(apart)).then_some(relative)
 }
 
 fn one(pod: &Pod, volume: &Volume, sources: &Sources, place: PathBuf, claims: &Path) -> Result<Ready, String> {
@@ -209,8 +237,15 @@ fn write(place: &Path, path: &str, value: &[u8], mode: Option<u32>) -> Result<()
 /// A relative path that stays where it is put.
 fn safe(path: &str) -> Result<&Path, String> {
     let path = Path::new(path);
-    let inside = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if inside { Ok(path) } else { Err(format!("path {} must be relative and must not contain '..'", path.display())) }
+    if safe_path(path) {
+        Ok(path)
+    } else {
+        Err(format!("path {} must be relative and must not contain '..'", path.display()))
+    }
+}
+
+fn safe_path(path: &Path) -> bool {
+    path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
 }
 
 /// The mounts of one container; a missing `subPath` is made as a directory.
@@ -281,7 +316,7 @@ mod tests {
             secrets: BTreeMap::from([("s".into(), data())]),
         };
         let own = dir.path().join("own");
-        let volumes = make(&pod, &sources, &own, &dir.path().join("claims")).unwrap();
+        let volumes = make(&pod, &sources, &own, &dir.path().join("root"), &dir.path().join("claims")).unwrap();
         let read = |p: &str| std::fs::read_to_string(own.join(p)).unwrap();
         assert_eq!(read("all/k"), "v");
         assert_eq!(std::fs::metadata(own.join("all/k")).unwrap().permissions().mode() & 0o777, 0o400);
@@ -296,6 +331,27 @@ mod tests {
     }
 
     #[test]
+    fn empty_directories_are_where_they_are_mounted_unless_that_would_change_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, root) = (dir.path().join("own"), dir.path().join("root"));
+        let volume = |name: &str| json!({"name": name, "emptyDir": {}});
+        let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path});
+        let all = ["both", "moved", "tmp", "host", "work", "outer", "inner", "part", "odd", "unused"];
+        let pod = Pod::parse(&json!({"spec": {
+            "initContainers": [{"name": "i", "volumeMounts": [mount("both", "/kfp-launcher"), mount("moved", "/gcs")]}],
+            "containers": [{"name": "main", "volumeMounts": [
+                mount("both", "/kfp-launcher"), mount("moved", "/s3/"), mount("tmp", "/tmp"), mount("host", "/usr/x"),
+                mount("work", "/kfp-work"), mount("outer", "/.cache"), mount("inner", "/.cache/pip"),
+                {"name": "part", "mountPath": "/.config", "subPath": "a"}, mount("odd", "/minio/../usr")]}],
+            "volumes": all.map(volume)}}))
+        .unwrap();
+        let volumes = make(&pod, &Sources::default(), &own, &root, dir.path()).unwrap();
+        let in_root: Vec<_> = volumes.iter().filter(|(_, v)| v.place.starts_with(&root)).map(|(n, _)| n).collect();
+        assert_eq!(in_root, ["both"]);
+        assert!(root.join("kfp-launcher").is_dir() && own.join("work").is_dir());
+    }
+
+    #[test]
     fn bad_volumes_are_named() {
         let dir = tempfile::tempdir().unwrap();
         for (volume, want) in [
@@ -306,7 +362,7 @@ mod tests {
             (json!({"name": "v", "secret": {"secretName": "s"}}), "volume \"v\": secret \"s\" not found"),
         ] {
             let pod = Pod::parse(&json!({"spec": {"volumes": [volume]}})).unwrap();
-            assert_eq!(make(&pod, &Sources::default(), dir.path(), dir.path()), Err(want.into()));
+            assert_eq!(make(&pod, &Sources::default(), dir.path(), dir.path(), dir.path()), Err(want.into()));
         }
     }
 }

@@ -4,7 +4,6 @@
 mod common;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use common::{Bench, exit_code};
 use kfp_local_pods::Isolation;
@@ -55,12 +54,9 @@ async fn environments(isolation: Isolation) {
     for file in std::fs::read_dir(&wheels).unwrap().flatten() {
         std::fs::remove_file(file.path()).unwrap();
     }
-    let begin = Instant::now();
     let quick = text(&format!("{} kfpdemo==1.0; {} 'kfpdemo == 1.0'", pip("pip"), pip("true")));
     let (ended, log) = bench.sh("again", &quick).await;
     assert_eq!((exit_code(&ended), log.as_str()), (Some(0), ""));
-    assert!(begin.elapsed() < Duration::from_secs(1), "cached installation took {:?}", begin.elapsed());
-    println!("{isolation:?}: pod with a cached installation {:?}", begin.elapsed());
     let (ended, log) = bench.sh("none", "python3 -c 'import kfpdemo'").await;
     assert_eq!(exit_code(&ended), Some(1));
     assert!(log.contains("ModuleNotFoundError"), "{log}");
@@ -89,6 +85,20 @@ async fn environments_with_path_mapping() {
 #[tokio::test(flavor = "multi_thread")]
 async fn environments_with_namespaces_where_permitted() {
     environments(Isolation::Auto).await;
+}
+
+/// Containers have a private `/var/tmp`, which must not hide the data directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_directory_may_be_below_var_tmp() {
+    if !Path::new("/var/tmp").is_dir() {
+        eprintln!("SKIPPED: no /var/tmp");
+        return;
+    }
+    let temp = tempfile::tempdir_in("/var/tmp").unwrap();
+    let bench = Bench::start_in(temp.path(), common::options(temp.path(), Isolation::Auto)).await;
+    let (ended, log) = bench.sh("p", "python3 -c 'print(1)'").await;
+    assert_eq!((exit_code(&ended), log.as_str()), (Some(0), "1\n"));
+    bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,6 +65,13 @@ impl Weight for State {
             Self::Gone { last: None, .. } => 0,
         }
     }
+
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Is(object) => !object.fields.finished_at.is_empty(),
+            Self::Gone { .. } => true,
+        }
+    }
 }
 
 /// Namespace and name of an object.

@@ -1,6 +1,8 @@
 //! What to report next: a pure queue of the latest state of each object.
 //!
 //! Reports of one object never overlap and never go backwards: while one is under way, newer states replace older ones.
+//! After each the object rests for a multiple of what the report took, unless something urgent comes: a Workflow that
+//! changes all the time and takes long to store shall not take a server for itself.
 //! Memory is bounded: the owner puts no new states while the queue is [full](Queue::is_full), and the states of failed
 //! reports are kept only while there is room; else the key stays, and the state is to be read again when its turn comes.
 
@@ -25,6 +27,9 @@ pub enum Outcome {
 pub trait Weight {
     /// Bytes.
     fn weight(&self) -> usize;
+
+    /// Whether somebody waits for this state: it is reported without a rest.
+    fn is_urgent(&self) -> bool;
 }
 
 /// Short, because the commonest failure is a report that overtakes the creation of its run.
@@ -32,13 +37,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Upstream's cap of the back-off.
 const LONGEST_PAUSE: Duration = Duration::from_secs(360);
 
+/// An object rests this many times as long as its last report took.
+const REST: u32 = 4;
+/// It never rests longer.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 struct Slot<T> {
     latest: Option<T>,
     /// When the oldest change came that is not stored.
     since: Instant,
-    running: Option<Instant>,
+    running: Option<Running>,
     queued: bool,
     failures: u32,
+    /// Everything is stored; the slot stays for the rest of its object.
+    idle: bool,
+}
+
+struct Running {
+    /// When the change came that is being stored.
+    since: Instant,
+    began: Instant,
 }
 
 /// A report to make.
@@ -66,29 +84,36 @@ pub struct Queue<K, T> {
     later: BinaryHeap<Reverse<(Instant, K)>>,
     held: usize,
     most: usize,
+    /// Slots that only rest.
+    idle: usize,
 }
 
 impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
     /// A queue that is full with states of `most` bytes.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { slots: HashMap::new(), ready: VecDeque::new(), later: BinaryHeap::new(), held: 0, most }
+        Self { slots: HashMap::new(), ready: VecDeque::new(), later: BinaryHeap::new(), held: 0, most, idle: 0 }
     }
 
     /// Takes the newest state of an object.
     pub fn put(&mut self, key: K, state: T, now: Instant) {
-        let fresh = || Slot { latest: None, since: now, running: None, queued: false, failures: 0 };
+        let fresh = || Slot { latest: None, since: now, running: None, queued: false, failures: 0, idle: false };
         let slot = self.slots.entry(key.clone()).or_insert_with(fresh);
         if slot.failures > 0 && slot.running.is_none() && slot.latest.is_none() {
             // Waits after a failure without its state, which is read when its turn comes.
             return;
         }
-        if slot.running.is_some() && slot.latest.is_none() {
+        if slot.latest.is_none() && (slot.running.is_some() || slot.idle) {
             slot.since = now;
         }
+        if std::mem::take(&mut slot.idle) {
+            self.idle -= 1;
+        }
+        // What rests is queued for later; a second place in the queue does no harm.
+        let urgent = state.is_urgent() && slot.failures == 0;
         self.held += state.weight();
         self.held -= slot.latest.replace(state).map_or(0, |old| old.weight());
-        if slot.running.is_none() && !slot.queued {
+        if slot.running.is_none() && (!slot.queued || urgent) {
             slot.queued = true;
             self.ready.push_back(key);
         }
@@ -104,8 +129,11 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
         while let Some(key) = self.ready.pop_front() {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.queued = false;
-                if slot.running.is_none() {
-                    slot.running = Some(slot.since);
+                if slot.idle {
+                    self.slots.remove(&key);
+                    self.idle -= 1;
+                } else if slot.running.is_none() {
+                    slot.running = Some(Running { since: slot.since, began: now });
                     let state = slot.latest.take();
                     self.held -= state.as_ref().map_or(0, Weight::weight);
                     return Some(Job { key, state });
@@ -118,7 +146,7 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
     /// Notes how the report ended. After a failure `state` comes back after a pause unless a newer one is there.
     pub fn done(&mut self, key: &K, state: Option<T>, outcome: Outcome, now: Instant) -> Done {
         let Some(slot) = self.slots.get_mut(key) else { return Done { failures: 0, lag: Duration::ZERO } };
-        let since = slot.running.take().unwrap_or(now);
+        let Running { since, began } = slot.running.take().unwrap_or(Running { since: now, began: now });
         let lag = now.saturating_duration_since(since);
         if outcome == Outcome::Retry {
             slot.since = since;
@@ -140,11 +168,14 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
             return Done { failures: slot.failures, lag };
         }
         slot.failures = 0;
-        if slot.latest.is_none() {
-            self.slots.remove(key);
-        } else if !slot.queued {
-            slot.queued = true;
+        slot.queued = true;
+        if slot.latest.as_ref().is_some_and(Weight::is_urgent) {
             self.ready.push_back(key.clone());
+        } else {
+            slot.idle = slot.latest.is_none();
+            self.idle += usize::from(slot.idle);
+            let rest = now.saturating_duration_since(began).saturating_mul(REST).min(LONGEST_REST);
+            self.later.push(Reverse((now + rest, key.clone())));
         }
         Done { failures: 0, lag }
     }
@@ -164,19 +195,19 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
     /// Whether the object has a state that is not stored yet.
     #[must_use]
     pub fn has(&self, key: &K) -> bool {
-        self.slots.contains_key(key)
+        self.slots.get(key).is_some_and(|slot| !slot.idle)
     }
 
     /// Objects with a state that is not stored yet.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.idle
     }
 
     /// Whether everything is stored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len() == 0
     }
 }
 
@@ -199,6 +230,10 @@ mod tests {
         fn weight(&self) -> usize {
             1
         }
+
+        fn is_urgent(&self) -> bool {
+            self % 10 == 9
+        }
     }
 
     const ROOM: usize = 1000;
@@ -219,10 +254,37 @@ mod tests {
         assert_eq!(q.next(later), None, "one report at a time");
         let end = now + Duration::from_secs(5);
         assert_eq!(q.done(&"a", Some(2), Outcome::Stored, end), Done { failures: 0, lag: end - now });
-        assert_eq!(q.next(end), job("a", 3));
-        assert_eq!(q.done(&"a", Some(3), Outcome::Stored, end).lag, end - later);
+        assert_eq!(q.next(end), None, "it rests");
+        let rested = q.wake().unwrap();
+        assert_eq!(rested, end + LONGEST_REST);
+        assert_eq!(q.next(rested), job("a", 3));
+        assert_eq!(q.done(&"a", Some(3), Outcome::Stored, rested).lag, rested - later);
         assert!(q.is_empty());
         assert_eq!(q.held, 0);
+    }
+
+    #[test]
+    fn objects_rest_after_a_report_but_not_for_what_is_urgent() {
+        let (mut q, start, ms) = (Queue::new(ROOM), Instant::now(), Duration::from_millis(1));
+        let mut now = start;
+        q.put("a", 1, now);
+        let first = q.next(now).unwrap();
+        now += 10 * ms;
+        q.done(&first.key, first.state, Outcome::Stored, now);
+        assert!(q.is_empty() && !q.has(&"a"));
+        q.put("a", 2, now);
+        assert_eq!((q.next(now), q.len()), (None, 1));
+        assert_eq!(q.wake(), Some(now + 40 * ms), "four times as long as the report took");
+        // Others do not wait for it.
+        q.put("b", 1, now);
+        assert_eq!(q.next(now), job("b", 1));
+        q.put("a", 9, now);
+        assert_eq!(q.next(now), job("a", 9));
+        now += 5 * ms;
+        assert_eq!(q.done(&"a", Some(9), Outcome::Stored, now).lag, 5 * ms);
+        q.done(&"b", Some(1), Outcome::Stored, now);
+        assert_eq!(q.next(now + LONGEST_REST), None);
+        assert!(q.is_empty() && q.slots.is_empty(), "what has rested is forgotten");
     }
 
     #[test]
@@ -267,6 +329,30 @@ mod tests {
         jobs.sort_by_key(|job| job.key);
         let states: Vec<_> = jobs.iter().map(|job| job.state).collect();
         assert_eq!(states, [Some(0), Some(1), None, None]);
+    }
+
+    /// A server that is away for five minutes is asked a few times for each object, at moments that differ, and afterwards
+    /// hears of every object's latest state.
+    #[test]
+    fn outage_of_five_minutes() {
+        const OBJECTS: u32 = 200;
+        let (mut q, start) = (Queue::new(ROOM), Instant::now());
+        (0..OBJECTS).for_each(|key| q.put(key, key, start));
+        let (mut attempts, mut moments) = (vec![0; OBJECTS as usize], std::collections::HashSet::new());
+        for ms in (0..300_000).step_by(50) {
+            let now = start + Duration::from_millis(ms);
+            while let Some(Job { key, state }) = q.next(now) {
+                attempts[key as usize] += 1;
+                moments.insert(ms);
+                q.done(&key, state, Outcome::Retry, now);
+            }
+        }
+        assert!(attempts.iter().all(|count| (8..=16).contains(count)), "{attempts:?}");
+        assert!(moments.len() > OBJECTS as usize, "they knock together, at {} moments", moments.len());
+        let end = start + Duration::from_secs(300) + LONGEST_PAUSE;
+        let mut told: Vec<_> = std::iter::from_fn(|| q.next(end)).map(|job| (job.key, job.state)).collect();
+        told.sort_unstable();
+        assert_eq!(told, (0..OBJECTS).map(|key| (key, Some(key))).collect::<Vec<_>>());
     }
 
     proptest! {

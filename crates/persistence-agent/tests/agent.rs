@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Identity, Server as Grpc, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
 
+/// Bytes of a large Workflow: etcd takes 1.5 MiB.
+const LARGE: usize = 1_500_000;
 const FINAL: &str = "pipeline/persistedFinalState";
 
 /// How the server answers the next reports of an object.
@@ -115,6 +117,23 @@ impl Drop for World {
     }
 }
 
+/// Serves reports until `stop`.
+fn serve(
+    server: &Arc<Server>,
+    listener: tokio::net::TcpListener,
+    tls: Option<ServerTlsConfig>,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
+    let mut grpc = Grpc::builder();
+    if let Some(tls) = tls {
+        grpc = grpc.tls_config(tls).unwrap();
+    }
+    let service = ReportServiceServer::new(Shared(server.clone())).max_decoding_message_size(usize::MAX);
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let serving = grpc.add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    tokio::spawn(async move { serving.await.unwrap() })
+}
+
 async fn world() -> World {
     world_with(None).await
 }
@@ -124,13 +143,7 @@ async fn world_with(tls: Option<ServerTlsConfig>) -> World {
     let (server, stop) = (Arc::new(Server::default()), CancellationToken::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut grpc = Grpc::builder();
-    if let Some(tls) = tls {
-        grpc = grpc.tls_config(tls).unwrap();
-    }
-    let service = ReportServiceServer::new(Shared(server.clone())).max_decoding_message_size(usize::MAX);
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    tokio::spawn(grpc.add_service(service).serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+    serve(&server, listener, tls, stop.clone());
     let words = ["--namespace", &kube.namespace, "--mlPipelineAPIServerName", "localhost"];
     let Ok(mut options) = Options::parse(words.map(str::to_owned)) else { panic!("options") };
     options.api_grpc_port = port;
@@ -359,12 +372,70 @@ async fn failing_apis_are_waited_for() {
     }
 }
 
+/// Watches that have expired begin anew, without missing a deletion, and not again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_watches_begin_anew() {
+    let mut world = world().await;
+    let (watches, lists) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let rule: Rule = {
+        let (watches, lists) = (watches.clone(), lists.clone());
+        Arc::new(move |phase, parts| match phase {
+            Phase::Before if proxy::is_watch(parts) && watches.fetch_add(1, Ordering::SeqCst) < 6 => Step::Expire,
+            Phase::Before if !proxy::is_watch(parts) => {
+                lists.fetch_add(1, Ordering::SeqCst);
+                Step::Pass
+            }
+            _ => Step::Pass,
+        })
+    };
+    let proxy = proxy::start(&world.kube, rule).await;
+    let config = kube::config::Kubeconfig::from_yaml(&proxy.kubeconfig).unwrap();
+    world.options.client = Some(kfp_test_cluster::client(config).await);
+    for name in ["stays", "goes"] {
+        world.workflow(name).await;
+    }
+    world.agent();
+    world.server.until("goes", |w| phase(w) == "Running").await;
+    world.kube.delete(&workflows(), "goes").await;
+    world.phase("stays", "Succeeded").await;
+    world.server.until("goes", |w| phase(w) == "Error").await;
+    world.server.until("stays", |w| phase(w) == "Succeeded").await;
+    let lists = lists.load(Ordering::SeqCst);
+    assert!(lists < 30, "{lists} lists and reads");
+}
+
+/// The server goes away and comes back: what changed meanwhile is reported then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_was_away_hears_everything() {
+    let mut world = world().await;
+    let away = CancellationToken::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    world.options.api_grpc_port = address.port();
+    let first = serve(&world.server, listener, None, away.clone());
+    world.workflow("before").await;
+    world.agent();
+    world.server.until("before", |_| true).await;
+    away.cancel();
+    first.await.unwrap();
+    for n in 0..20 {
+        world.workflow(&format!("w{n}")).await;
+    }
+    world.phase("before", "Succeeded").await;
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    serve(&world.server, listener, None, world.stop.clone());
+    for n in 0..20 {
+        world.server.until(&format!("w{n}"), |_| true).await;
+    }
+    world.server.until("before", |w| phase(w) == "Succeeded").await;
+}
+
 /// Large and strange objects pass like any other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_and_strange_workflows_are_reported() {
     let world = world().await;
     let labels = json!({"pipeline/runid": "r"});
-    let nodes = json!({"n": {"message": "x".repeat(1_300_000)}});
+    let nodes = json!({"n": {"message": "x".repeat(LARGE)}});
     for (name, status) in [("large", json!({"phase": "Running", "nodes": nodes})), ("strange", json!({"phase": 5}))] {
         let object = json!({"metadata": {"name": name, "labels": labels}, "spec": {}, "status": status});
         world.kube.create(&workflows(), object).await;

@@ -54,6 +54,16 @@ impl<K: Clone + Eq + Hash + Ord> Agenda<K> {
         }
     }
 
+    /// Something new: look at it at `at`, unless it is known already.
+    pub fn put_later(&mut self, key: &K, at: Instant) {
+        let slot = self.slots.entry(key.clone()).or_default();
+        if slot.out || slot.queued || slot.paused.is_some() {
+            return self.put(key);
+        }
+        slot.paused = Some(at);
+        self.paused.push(Reverse((at, key.clone())));
+    }
+
     /// Somebody changed the object, so what failed before may succeed now: the pause is over.
     pub fn put_fresh(&mut self, key: &K) {
         if let Some(slot) = self.slots.get_mut(key) {
@@ -207,6 +217,48 @@ mod tests {
         assert_eq!(agenda.next(now, 0), Some("a"));
         agenda.done(&"a");
         assert_eq!(agenda.next(now + LONGEST_PAUSE, 0), None, "the old pause does not count any more");
+    }
+
+    #[test]
+    fn new_key_waits_unless_it_changes() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let later = now + Duration::from_secs(1);
+        agenda.put_later(&"a", later);
+        agenda.put_later(&"b", later);
+        agenda.put(&"a");
+        agenda.put_fresh(&"b");
+        assert_eq!(agenda.next(now, 0), Some("b"));
+        assert_eq!(agenda.next(now, 0), None);
+        assert_eq!(agenda.wake().0, Some(later));
+        assert_eq!(agenda.next(later, 0), Some("a"));
+        agenda.put_later(&"a", later);
+        agenda.done(&"a");
+        assert_eq!(agenda.next(later, 0), Some("a"), "what comes meanwhile is not put off");
+    }
+
+    /// An API that is away for five minutes is asked a few times for each key, at moments that differ, and every key comes
+    /// back afterwards.
+    #[test]
+    fn outage_of_five_minutes() {
+        const KEYS: usize = 200;
+        let (mut agenda, start) = (Agenda::default(), Instant::now());
+        (0..KEYS).for_each(|key| agenda.put(&key));
+        let (mut attempts, mut moments) = (vec![0; KEYS], std::collections::HashSet::new());
+        for ms in (0..300_000).step_by(50) {
+            let now = start + Duration::from_millis(ms);
+            while let Some(key) = agenda.next(now, 0) {
+                attempts[key] += 1;
+                moments.insert(ms);
+                agenda.failed(&key, now);
+                // The resync puts all keys again and again; that does not count while they wait.
+                agenda.put(&key);
+            }
+        }
+        assert!(attempts.iter().all(|count| (5..=12).contains(count)), "{attempts:?}");
+        assert!(moments.len() > KEYS, "they knock together, at {} moments", moments.len());
+        let back: std::collections::HashSet<_> =
+            std::iter::from_fn(|| agenda.next(start + Duration::from_secs(300) + LONGEST_PAUSE, 0)).collect();
+        assert_eq!(back.len(), KEYS);
     }
 
     #[test]

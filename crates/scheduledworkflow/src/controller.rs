@@ -25,6 +25,9 @@ use kfp_core::schedule::Trigger;
 
 /// How long a run counts as active without its Workflow being seen.
 const UNSEEN: Duration = Duration::from_secs(30);
+/// How long a new schedule is left alone: the API server stores its row after the object, and a run that comes before the
+/// row is refused. Upstream takes ten seconds to notice a schedule.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Completed runs of a schedule that are kept; its history shows at most 100.
 const COMPLETED: usize = 110;
 /// Longest sleep before the wall clock is looked at again.
@@ -272,8 +275,14 @@ impl Controller {
                 crate::events::publish(&client, &object, crate::events::Kind::Failed, text).await;
             });
         }
-        self.schedules.insert(key.clone(), seen);
-        if changed { self.agenda.put_fresh(&key) } else { self.agenda.put(&key) }
+        let is_new = self.schedules.insert(key.clone(), seen).is_none();
+        if is_new && self.schedule_listing.complete {
+            self.agenda.put_later(&key, Instant::now() + SETTLE);
+        } else if changed {
+            self.agenda.put_fresh(&key);
+        } else {
+            self.agenda.put(&key);
+        }
     }
 
     fn drop_schedule(&mut self, key: &Key) {

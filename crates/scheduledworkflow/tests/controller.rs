@@ -245,6 +245,106 @@ async fn broken_schedule_says_why_and_works_once_mended() {
     world.until("s", |o| index(o) == 1).await;
 }
 
+/// A trigger that was changed does not make up for times before the change, catch-up or not.
+#[tokio::test]
+async fn changed_trigger_fires_from_its_change_on() {
+    let world = world().await;
+    let changed = now() - 3;
+    let object = json!({
+        "metadata": {"name": "s", "annotations": {kfp_core::schedule::CHANGED: rfc3339(changed)}},
+        "spec": {"enabled": true, "maxConcurrency": 10, "workflow": embedded(),
+            "trigger": {"cronSchedule": {"cron": "* * * * * *", "startTime": rfc3339(now() - 90_000)}}},
+        "status": {"trigger": {"lastTriggeredTime": rfc3339(now() - 80_000), "lastWorkflowIndex": 4}},
+    });
+    world.kube.create(&schedules(), object).await;
+    world.completing();
+    world.controller();
+    world.until("s", |o| index(o) >= 7).await;
+    let slots = world.slots().await;
+    assert_eq!(slots[0], changed + 1);
+    assert!(slots.windows(2).all(|pair| pair[1] == pair[0] + 1), "{slots:?}");
+}
+
+/// Specs that say nothing sensible never fire, and an event says why.
+#[tokio::test]
+async fn senseless_triggers_never_fire() {
+    let world = world().await;
+    let (early, late) = (rfc3339(now() - 1000), rfc3339(now() - 10));
+    for (name, trigger, why) in [
+        ("negative", json!({"periodicSchedule": {"intervalSecond": -5}}), "intervalSecond is negative: -5"),
+        (
+            "backwards",
+            json!({"cronSchedule": {"cron": "* * * * * *", "startTime": late, "endTime": early}}),
+            "cronSchedule: the end time is before the start time",
+        ),
+        ("timeless", json!({"periodicSchedule": {"intervalSecond": 1, "startTime": "noon"}}), "not an RFC 3339 time"),
+        ("typeless", json!({"cronSchedule": "daily"}), "the spec cannot be read"),
+    ] {
+        let mut changes = world.kube.changes(&events());
+        let controller = world.controller();
+        world.schedule(name, json!({"enabled": true, "trigger": trigger, "workflow": embedded()})).await;
+        let object = world.until(name, |o| !condition(o).is_empty()).await;
+        assert_eq!(object["status"]["trigger"], json!({}), "{name}");
+        let told = async {
+            loop {
+                if let Some(Change::Added(event)) = changes.next().await
+                    && event["involvedObject"]["name"] == name
+                {
+                    return event["message"].as_str().unwrap().to_owned();
+                }
+            }
+        };
+        let message = tokio::time::timeout(PATIENCE, told).await.unwrap();
+        assert!(message.contains(why), "{message}");
+        controller.abort();
+    }
+    assert!(world.workflows().await.is_empty());
+}
+
+/// A recurring run whose pipeline was deleted says so and waits; slots are not lost when it is back.
+#[tokio::test]
+async fn deleted_pipeline_is_told_and_waited_for() {
+    let world = world().await;
+    *world.server.deleted.lock().unwrap() = Some("p".to_owned());
+    let (spec, slots) = missed(2, json!({"maxConcurrency": 10, "pipelineId": "p", "workflow": {"parameters": []}}));
+    let mut changes = world.kube.changes(&events());
+    world.schedule("s", spec).await;
+    world.completing();
+    world.controller();
+    let Some(Change::Added(event)) = tokio::time::timeout(PATIENCE, changes.next()).await.unwrap() else {
+        panic!("no event")
+    };
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("Transient failure: failed to create a run from the scheduled workflow"), "{message}");
+    assert!(message.ends_with("Pipeline p not found"), "{message}");
+    *world.server.deleted.lock().unwrap() = None;
+    world.until("s", |o| index(o) == 2).await;
+    assert_eq!(world.slots().await, slots);
+    let asked = world.server.requests.lock().unwrap().len();
+    assert!(asked < 12, "asked {asked} times for two runs");
+}
+
+/// A rejected token is read again at once; a file that is late is waited for.
+#[tokio::test]
+async fn token_follows_its_file() {
+    let mut world = world().await;
+    world.options.token_path = world.dir.path().join("token");
+    std::fs::write(&world.options.token_path, "old").unwrap();
+    *world.server.token.lock().unwrap() = Some("Bearer new".to_owned());
+    let (spec, slots) = missed(1, json!({"pipelineId": "p", "workflow": {"parameters": []}}));
+    let mut changes = world.kube.changes(&events());
+    world.schedule("s", spec).await;
+    world.controller();
+    let Some(Change::Added(event)) = tokio::time::timeout(PATIENCE, changes.next()).await.unwrap() else {
+        panic!("no event")
+    };
+    assert!(event["message"].as_str().unwrap().contains("token has expired"), "{event}");
+    std::fs::write(world.dir.path().join("fresh"), "new\n").unwrap();
+    std::fs::rename(world.dir.path().join("fresh"), &world.options.token_path).unwrap();
+    world.until("s", |o| index(o) == 1).await;
+    assert_eq!(world.slots().await, slots);
+}
+
 /// Schedules of the same name in other namespaces have runs of their own.
 #[tokio::test]
 async fn namespaces_do_not_mix() {

@@ -172,6 +172,37 @@ async fn failing_apis_are_waited_for() {
     }
 }
 
+/// Watches that have expired begin anew and miss nothing, and not again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_watches_begin_anew() {
+    let mut world = world().await;
+    let (watches, lists) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let rule: Rule = {
+        let (watches, lists) = (watches.clone(), lists.clone());
+        Arc::new(move |phase, parts| {
+            if phase == Phase::Before && proxy::is_watch(parts) && watches.fetch_add(1, Ordering::SeqCst) < 6 {
+                return Step::Expire;
+            }
+            let list = phase == Phase::Before && parts.uri.path().ends_with("workflows");
+            if list && parts.method == http::Method::GET && !proxy::is_watch(parts) {
+                lists.fetch_add(1, Ordering::SeqCst);
+            }
+            Step::Pass
+        })
+    };
+    let proxy = proxy::start(&world.kube, rule).await;
+    let config = kube::config::Kubeconfig::from_yaml(&proxy.kubeconfig).unwrap();
+    world.options.client = Some(kfp_test_cluster::client(config).await);
+    world.completing();
+    world.controller();
+    let (spec, slots) = missed(5, json!({"maxConcurrency": 1, "workflow": embedded()}));
+    world.schedule("s", spec).await;
+    world.until("s", |o| index(o) == 5).await;
+    assert_eq!(world.slots().await, slots);
+    let lists = lists.load(Ordering::SeqCst);
+    assert!(lists < 20, "{lists} lists");
+}
+
 fn quick() -> Timing {
     let ms = Duration::from_millis;
     Timing { duration: ms(1500), renew_deadline: ms(1000), retry: ms(100) }

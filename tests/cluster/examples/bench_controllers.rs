@@ -100,7 +100,8 @@ impl Program {
                 "--metricsPort=",
                 "--logLevel=warn",
             ])
-            .args(["--clientQPS=-1", &format!("--mlPipelineServiceGRPCPort={port}")])
+            // As our manifests set them.
+            .args(["--clientQPS=300", "--clientBurst=600", &format!("--mlPipelineServiceGRPCPort={port}")])
             .env("CRON_SCHEDULE_TIMEZONE", "UTC")
             .stdout(Stdio::null())
             .spawn()

@@ -222,7 +222,7 @@ pub fn json(object: &DynamicObject) -> Value {
 }
 
 /// Creates a definition unless it exists, and waits until its objects can be created.
-async fn define(client: &kube::Client, definition: Value) {
+pub async fn define(client: &kube::Client, definition: Value) {
     let gvk = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
     let resource = ApiResource::from_gvk_with_plural(&gvk, "customresourcedefinitions");
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);

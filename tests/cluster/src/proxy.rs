@@ -32,6 +32,13 @@ pub enum Step {
     Refuse(u16),
     /// Never answer.
     Hang,
+    /// Answer a watch with nothing but the news that its resource version is too old.
+    Expire,
+}
+
+/// Whether a request opens a watch.
+pub fn is_watch(parts: &Parts) -> bool {
+    parts.uri.query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1")))
 }
 
 /// Decides about each request, once in each phase.
@@ -81,11 +88,20 @@ async fn forward(request: Request<Incoming>, client: kube::Client, rule: Rule) -
         *response.status_mut() = StatusCode::from_u16(code).unwrap();
         response
     };
+    let expired = || {
+        let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410,
+            "message": "too old resource version", "reason": "Expired"});
+        let event = serde_json::json!({"type": "ERROR", "object": status});
+        let mut response = Response::new(Body::from(format!("{event}\n").into_bytes()));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        response
+    };
     let Ok(body) = body.collect().await else { return refused(400) };
     match rule(Phase::Before, &parts) {
         Step::Pass => {}
         Step::Refuse(code) => return refused(code),
         Step::Hang => std::future::pending().await,
+        Step::Expire => return expired(),
     }
     parts.headers.remove(http::header::HOST);
     parts.headers.remove(http::header::AUTHORIZATION);
@@ -100,5 +116,6 @@ async fn forward(request: Request<Incoming>, client: kube::Client, rule: Rule) -
         Step::Pass => response,
         Step::Refuse(code) => refused(code),
         Step::Hang => std::future::pending().await,
+        Step::Expire => expired(),
     }
 }

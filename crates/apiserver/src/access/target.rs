@@ -181,11 +181,9 @@ pub async fn questions(app: &Handle, right: Right, target: Target) -> Result<Vec
         }
         Target::Revise { job, pipeline, version } => {
             given(&job, "Recurring run")?;
-            let mut tx = app.db.read().await?;
-            let (job, namespace) = of_job(&mut tx, &job).await?;
+            let (job, namespace) = of_job(&mut app.db.read().await?, &job).await?;
             let mut all = in_namespace(right, &namespace, job.display_name)?;
             let known = Some(job.pipeline_id.as_str());
-            drop(tx);
             all.extend(of_source(app, right, (&pipeline, &version), &namespace, known).await?);
             Ok(all)
         }

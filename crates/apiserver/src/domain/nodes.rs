@@ -139,9 +139,8 @@ pub fn merge(stored: &[Task], reported: Vec<Reported>, now: i64, mut id: impl Fn
         reported.iter().map(|new| known(&new.task).map_or_else(&mut id, |old| old.id.clone())).collect();
     let mut changes = Changes::default();
     for (at, Reported { mut task, note, parent }) in reported.into_iter().enumerate() {
-        let id_at = |at: usize| ids.get(at).cloned().unwrap_or_default();
-        task.id = id_at(at);
-        task.parent_id = parent.map(id_at).unwrap_or_default();
+        let [own, parent] = [Some(at), parent].map(|at| at.and_then(|at| ids.get(at)).cloned().unwrap_or_default());
+        (task.id, task.parent_id) = (own, parent);
         let Some(old) = known(&task) else {
             task.history.note_because(task.state, now, &note);
             changes.insert.push(task);

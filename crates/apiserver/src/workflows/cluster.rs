@@ -202,6 +202,19 @@ impl Cluster {
         self.send(request).await
     }
 
+    /// The values that a label has in a namespace's objects of this kind; only their metadata is read, page by page.
+    ///
+    /// # Errors
+    /// See [`Failure`]; a kind that Kubernetes does not know is [`Failure::NotFound`].
+    pub async fn labelled(&self, kind: Kind, namespace: &str, label: &str) -> Result<HashSet<String>, Failure> {
+        let mut found = HashSet::new();
+        let take = |items: Vec<Value>| {
+            found.extend(items.iter().filter_map(|item| item["metadata"]["labels"][label].as_str().map(str::to_owned)));
+        };
+        self.pages(kind, Some(namespace), label, true, take).await?;
+        Ok(found)
+    }
+
     /// Reads all objects of one namespace, or of all, with a label if one is given; only their metadata if asked so.
     ///
     /// # Errors
@@ -213,6 +226,20 @@ impl Cluster {
         label: &str,
         metadata: bool,
     ) -> Result<Vec<Value>, Failure> {
+        let mut all = Vec::new();
+        self.pages(kind, namespace, label, metadata, |items| all.extend(items)).await?;
+        Ok(all)
+    }
+
+    /// Hands the objects of a list to `take` as their pages come.
+    async fn pages(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        label: &str,
+        metadata: bool,
+        mut take: impl FnMut(Vec<Value>),
+    ) -> Result<(), Failure> {
         let (root, plural) = kind.path();
         let base = match namespace {
             Some(namespace) => url(kind, namespace, ""),
@@ -221,7 +248,7 @@ impl Cluster {
         let escape =
             |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
         let base = format!("{base}?limit={PAGE}&labelSelector={}", escape(label));
-        let (mut all, mut from) = (Vec::new(), String::new());
+        let mut from = String::new();
         loop {
             let url = if from.is_empty() { base.clone() } else { format!("{base}&continue={}", escape(&from)) };
             let mut request = request(Method::GET, &url, "", Vec::new())?;
@@ -230,23 +257,13 @@ impl Cluster {
             }
             let mut page = self.send(request).await?;
             if let Value::Array(items) = page["items"].take() {
-                all.extend(items);
+                take(items);
             }
             match page["metadata"]["continue"].as_str() {
                 Some(next) if !next.is_empty() => next.clone_into(&mut from),
-                _ => return Ok(all),
+                _ => return Ok(()),
             }
         }
-    }
-
-    /// The values that a label has in a namespace's objects of this kind; only their metadata is read, page by page.
-    ///
-    /// # Errors
-    /// See [`Failure`]; a kind that Kubernetes does not know is [`Failure::NotFound`].
-    pub async fn labelled(&self, kind: Kind, namespace: &str, label: &str) -> Result<HashSet<String>, Failure> {
-        let found = self.list(kind, Some(namespace), label, true).await?;
-        let values = found.iter().filter_map(|object| object["metadata"]["labels"][label].as_str());
-        Ok(values.map(str::to_owned).collect())
     }
 
     /// Replaces the status of an object; its `resourceVersion` must be current.

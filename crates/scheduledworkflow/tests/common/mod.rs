@@ -28,6 +28,10 @@ pub struct Server {
     pub requests: Mutex<Vec<(tonic::metadata::MetadataMap, v2::Run)>>,
     /// Calls to refuse before the first success.
     pub refuse: AtomicUsize,
+    /// The only token that is accepted, if it matters.
+    pub token: Mutex<Option<String>>,
+    /// A pipeline that does not exist any more.
+    pub deleted: Mutex<Option<String>>,
     pub hook: Mutex<Option<Hook>>,
 }
 
@@ -81,10 +85,22 @@ impl RunService for Shared {
     ) -> Result<tonic::Response<v2::Run>, tonic::Status> {
         let server = self.0.clone();
         let metadata = request.metadata().clone();
+        let given = metadata.get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let run = request.into_inner().run.unwrap();
         server.requests.lock().unwrap().push((metadata, run.clone()));
         if server.refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(tonic::Status::unavailable("not now"));
+        }
+        if let Some(token) = server.token.lock().unwrap().as_ref()
+            && given.as_ref() != Some(token)
+        {
+            return Err(tonic::Status::unauthenticated("the service account token has expired"));
+        }
+        if let (Some(v2::run::PipelineSource::PipelineVersionReference(source)), Some(deleted)) =
+            (&run.pipeline_source, server.deleted.lock().unwrap().as_ref())
+            && source.pipeline_id == *deleted
+        {
+            return Err(tonic::Status::not_found(format!("Pipeline {deleted} not found")));
         }
         if server.hooked(Phase::Before) {
             std::future::pending::<()>().await;
@@ -119,6 +135,8 @@ pub async fn world() -> World {
         runs: tokio::sync::Mutex::default(),
         requests: Mutex::default(),
         refuse: AtomicUsize::new(0),
+        token: Mutex::default(),
+        deleted: Mutex::default(),
         hook: Mutex::default(),
     });
     let grpc = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

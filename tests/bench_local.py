@@ -35,12 +35,12 @@ def warm_up():
     nothing().after(interpreter())
 
 
-def chain(length):
+def chain(length, step=nothing):
     @dsl.pipeline(name=f"chain-{length}")
     def body():
         last = None
         for _ in range(length):
-            task = nothing().set_caching_options(False)
+            task = step().set_caching_options(False)
             if last:
                 task.after(last)
             last = task
@@ -87,15 +87,7 @@ def says_when():
 
 def to_user_code(server, client, tasks=10):
     """Milliseconds from the start of a pod's first container to the user's code, the median of a chain's tasks."""
-    @dsl.pipeline(name="python-chain")
-    def body():
-        last = None
-        for _ in range(tasks):
-            task = says_when().set_caching_options(False)
-            if last:
-                task.after(last)
-            last = task
-    timed(client, body, 2)
+    timed(client, chain(tasks, says_when), 2)
     found = []
     for owner in (server.home / "logs").rglob(".workflow"):
         text = (owner.parent / "main.log").read_text() if (owner.parent / "main.log").exists() else ""

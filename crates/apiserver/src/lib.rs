@@ -20,6 +20,7 @@ pub mod workflows;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kfp_core::shutdown::{CancellationToken, TaskTracker};
 
 pub use options::Options;
@@ -53,7 +54,12 @@ pub enum Error {
 ///
 /// # Errors
 /// When it cannot start, or when a listener fails.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(options, shutdown))
+}
+
+async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let Options {
         http_address,
         grpc_address,

@@ -22,6 +22,7 @@ mod times;
 
 use std::path::PathBuf;
 
+use futures::future::BoxFuture;
 use kfp_core::shutdown::CancellationToken;
 use kfp_core::{grpc, kubeapi, mlmd};
 
@@ -91,7 +92,12 @@ impl Services {
 /// # Errors
 /// [`Error::Driving`], which says what was driven and why it failed. The task has a FAILED execution by then, so that
 /// its DAG fails too, unless the metadata store is what failed.
-pub async fn drive(request: Request, services: &Services) -> Result<Response, Error> {
+pub fn drive(request: Request, services: &Services) -> BoxFuture<'_, Result<Response, Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(drive_unboxed(request, services))
+}
+
+async fn drive_unboxed(request: Request, services: &Services) -> Result<Response, Error> {
     let result = match &request.work {
         Work::Root { runtime_config, default_pipeline_root } => {
             dag::root(&request, runtime_config, default_pipeline_root, services).await
@@ -106,7 +112,12 @@ pub async fn drive(request: Request, services: &Services) -> Result<Response, Er
 ///
 /// # Errors
 /// Whatever [`drive`] fails with, or when an output file cannot be written, or `shutdown` comes first.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(options, shutdown))
+}
+
+async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     if std::env::var_os(MLFLOW).is_some() {
         tracing::warn!("{MLFLOW} is set, but this driver has no MLflow plugin: tasks are not reported there");
     }

@@ -17,6 +17,7 @@ pub mod placeholders;
 pub mod spec;
 pub mod stores;
 
+use futures::future::LocalBoxFuture;
 use kfp_core::objects::{Opener, Patience};
 use kfp_core::shutdown::CancellationToken;
 use kfp_core::{grpc, mlmd, termination};
@@ -45,7 +46,12 @@ pub enum Outcome {
 /// # Errors
 /// [`Error`]; a failed task has been recorded as FAILED by then (unless the metadata store itself failed), and the
 /// message has been left for the pod's status.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<Outcome, Error> {
+pub fn run(options: Options, shutdown: CancellationToken) -> LocalBoxFuture<'static, Result<Outcome, Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(options, shutdown))
+}
+
+async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<Outcome, Error> {
     if std::env::var_os(MLFLOW).is_some() {
         tracing::warn!("{MLFLOW} is set, but this launcher has no MLflow plugin: the task is not reported there");
     }

@@ -52,6 +52,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kfp_core::objects::Opener;
 use kfp_core::shutdown::CancellationToken;
 use kfp_local_api::Cluster;
@@ -93,7 +94,12 @@ pub fn pod_init_main(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
 ///
 /// # Errors
 /// When the data directory or the demanded isolation is not available.
-pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(cluster, options, shutdown))
+}
+
+async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let api: Arc<dyn api::Api> = Arc::new(cluster);
     let setup = options.clone();
     let task = tokio::task::spawn_blocking(move || {

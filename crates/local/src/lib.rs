@@ -11,6 +11,7 @@ mod show;
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use kfp_core::shutdown::CancellationToken;
 
 pub use options::{Command, parse};
@@ -24,7 +25,12 @@ const DEMO: &[u8] = include_bytes!("../../../tests/pipelines/breast_cancer.yaml"
 ///
 /// # Errors
 /// When the platform cannot start or a component fails; a run that ends in failure is exit code 1, not an error.
-pub async fn run(command: Command, shutdown: CancellationToken) -> anyhow::Result<i32> {
+pub fn run(command: Command, shutdown: CancellationToken) -> BoxFuture<'static, anyhow::Result<i32>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(command, shutdown))
+}
+
+async fn run_unboxed(command: Command, shutdown: CancellationToken) -> anyhow::Result<i32> {
     match command {
         Command::Compile(words) => {
             let command = match kfp_compiler::cli::Command::parse("kfp-local compile", words) {

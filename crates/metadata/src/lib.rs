@@ -20,6 +20,7 @@ mod values;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{HeaderName, Method};
 use kfp_core::shutdown::CancellationToken;
 use kfp_proto::ml_metadata::metadata_store_service_server::MetadataStoreServiceServer;
@@ -135,7 +136,12 @@ fn server_tls(tls: &ServerTls) -> ServerTlsConfig {
 ///
 /// # Errors
 /// When the address cannot be bound, the database cannot be opened, or serving fails.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(options, shutdown))
+}
+
+async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let listener = match options.listener {
         Some(listener) => listener,
         None => bind(&options.host, options.port)?,

@@ -13,6 +13,7 @@ mod timers;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kfp_core::cluster::Connection;
 use kfp_core::grpc::{Tls, channel, opened};
 use kfp_core::metrics::Registry;
@@ -52,7 +53,12 @@ pub enum Error {
 ///
 /// # Errors
 /// When the configuration is unusable or the API server does not answer within the initial timeout.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(options, shutdown))
+}
+
+async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let Options {
         kubeconfig,
         master,

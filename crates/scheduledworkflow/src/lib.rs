@@ -24,6 +24,7 @@ mod workflow;
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use kfp_core::cluster::Connection;
 use kfp_core::cluster::lease::Lease;
 use kfp_core::cron::zone;
@@ -70,7 +71,12 @@ pub enum Error {
 ///
 /// # Errors
 /// When the configuration is unusable, the API server does not answer within the initial timeout, or the lease is lost.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(options, shutdown))
+}
+
+async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let Options {
         kubeconfig,
         master,

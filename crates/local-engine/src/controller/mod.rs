@@ -13,6 +13,7 @@ use crate::execution::{Effect, Event, Execution};
 use crate::{Options, Settings};
 use calls::{Calls, Report};
 use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use kfp_core::argo::{Workflow, names};
@@ -59,7 +60,12 @@ pub enum Error {
 ///
 /// # Errors
 /// When Workflows or pods cannot be listed or watched any more.
-pub async fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+pub fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
+    Box::pin(run_unboxed(cluster, options, shutdown))
+}
+
+async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let (reports, inbox) = mpsc::unbounded_channel();
     let tracker = TaskTracker::new();
     let calls = Calls { cluster: cluster.clone(), reports, tracker: tracker.clone(), shutdown: shutdown.clone() };

@@ -13,7 +13,7 @@ use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
 use kfp_test_cluster::{define, real, workflows};
 use kube::api::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
-use world::{say, spec, world};
+use world::world;
 
 struct Controller {
     child: Child,
@@ -75,15 +75,7 @@ async fn workflow_controller_runs_what_the_api_server_compiles() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
     let _controller = start(&folder, &kubeconfig, &world.kube, dir.path().join("log")).await;
-    let run = v2::Run {
-        display_name: "one".into(),
-        pipeline_source: Some(v2::run::PipelineSource::PipelineSpec(spec())),
-        runtime_config: say("hello"),
-        ..v2::Run::default()
-    };
-    let request = v2::CreateRunRequest { run: Some(run), ..v2::CreateRunRequest::default() };
-    let run = world.runs.clone().create_run(request).await.unwrap().into_inner();
-    let workflow = world.kube.list(&workflows()).await.remove(0);
+    let (run, workflow) = world.start_run().await;
     let name = workflow["metadata"]["name"].as_str().unwrap().to_owned();
     let pod = world
         .eventually("the first pod", async |world| {

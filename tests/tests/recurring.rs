@@ -120,15 +120,7 @@ async fn unpinned_recurring_run_asks_the_api_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleted_workflow_ends_its_run() {
     let world = world().await;
-    let run = v2::Run {
-        display_name: "one".into(),
-        pipeline_source: Some(v2::run::PipelineSource::PipelineSpec(spec())),
-        runtime_config: say("hello"),
-        ..v2::Run::default()
-    };
-    let request = v2::CreateRunRequest { run: Some(run), ..v2::CreateRunRequest::default() };
-    let run = world.runs.clone().create_run(request).await.unwrap().into_inner();
-    let workflow = world.kube.list(&workflows()).await.remove(0);
+    let (run, workflow) = world.start_run().await;
     let name = workflow["metadata"]["name"].as_str().unwrap();
     world.kube.merge(&workflows(), name, json!({"status": {"phase": "Running"}})).await;
     let state = async |world: &World, wanted: v2::RuntimeState| {

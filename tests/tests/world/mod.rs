@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kfp_apiserver::config::Config;
 use kfp_core::shutdown::CancellationToken;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
-use kfp_test_cluster::{Kube, PATIENCE};
+use kfp_test_cluster::{Kube, PATIENCE, workflows};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
@@ -107,6 +107,19 @@ impl World {
         let json = answer.split_once("\r\n\r\n").unwrap().1;
         let found: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {answer}"));
         found["pipeline_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    /// Starts a run of [`pipeline`]; the run, and the first Workflow that there is.
+    pub async fn start_run(&self) -> (v2::Run, Value) {
+        let run = v2::Run {
+            display_name: "one".into(),
+            pipeline_source: Some(v2::run::PipelineSource::PipelineSpec(spec())),
+            runtime_config: say("hello"),
+            ..v2::Run::default()
+        };
+        let request = v2::CreateRunRequest { run: Some(run), ..v2::CreateRunRequest::default() };
+        let run = self.runs.clone().create_run(request).await.unwrap().into_inner();
+        (run, self.kube.list(&workflows()).await.remove(0))
     }
 
     pub async fn runs_of(&self, recurring_run_id: &str) -> Vec<v2::Run> {

@@ -3,6 +3,8 @@
 //! Reports of one object never overlap and never go backwards: while one is under way, newer states replace older ones.
 //! After each the object rests for a multiple of what the report took, unless something urgent comes: a Workflow that
 //! changes all the time and takes long to store shall not take a server for itself.
+//! Once a report succeeds that had failed before, the others that wait after a failure come soon: what kept them may be
+//! over, and they might wait for minutes otherwise.
 //! Memory is bounded: the owner puts no new states while the queue is [full](Queue::is_full), and the states of failed
 //! reports are kept only while there is room; else the key stays, and the state is to be read again when its turn comes.
 
@@ -36,6 +38,9 @@ pub trait Weight {
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Upstream's cap of the back-off.
 const LONGEST_PAUSE: Duration = Duration::from_secs(360);
+
+/// What waits after a failure comes within this time once another report succeeds again.
+const SOON: Duration = Duration::from_secs(1);
 
 /// An object rests this many times as long as its last report took.
 const REST: u32 = 4;
@@ -86,13 +91,23 @@ pub struct Queue<K, T> {
     most: usize,
     /// Slots that only rest.
     idle: usize,
+    /// Whether a report failed since those that wait were last told to come soon.
+    failing: bool,
 }
 
 impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
     /// A queue that is full with states of `most` bytes.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { slots: HashMap::new(), ready: VecDeque::new(), later: BinaryHeap::new(), held: 0, most, idle: 0 }
+        Self {
+            slots: HashMap::new(),
+            ready: VecDeque::new(),
+            later: BinaryHeap::new(),
+            held: 0,
+            most,
+            idle: 0,
+            failing: false,
+        }
     }
 
     /// Takes the newest state of an object.
@@ -165,9 +180,10 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
             slot.failures += 1;
             slot.queued = true;
             self.later.push(Reverse((now + pause, key.clone())));
+            self.failing = true;
             return Done { failures: slot.failures, lag };
         }
-        slot.failures = 0;
+        let recovered = std::mem::take(&mut slot.failures) > 0;
         slot.queued = true;
         if slot.latest.as_ref().is_some_and(Weight::is_urgent) {
             self.ready.push_back(key.clone());
@@ -177,7 +193,20 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
             let rest = now.saturating_duration_since(began).saturating_mul(REST).min(LONGEST_REST);
             self.later.push(Reverse((now + rest, key.clone())));
         }
+        if recovered && std::mem::take(&mut self.failing) {
+            self.hasten(now);
+        }
         Done { failures: 0, lag }
+    }
+
+    /// Lets what waits after a failure come soon.
+    fn hasten(&mut self, now: Instant) {
+        let waiting = std::mem::take(&mut self.later).into_iter().map(|Reverse((at, key))| {
+            let failures = self.slots.get(&key).map_or(0, |slot| slot.failures);
+            let at = if failures == 0 { at } else { at.min(now + SOON.mul_f64(share(&key, failures))) };
+            Reverse((at, key))
+        });
+        self.later = waiting.collect();
     }
 
     /// When [`Queue::next`] may have something again without a new [`Queue::put`].
@@ -215,10 +244,14 @@ impl<K: Clone + Eq + Hash + Ord, T: Weight> Queue<K, T> {
 /// together.
 fn pause<K: Hash>(key: &K, failures: u32) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
+    full.mul_f64(0.75 + share(key, failures) / 4.0)
+}
+
+/// A number from 0 to 1 that differs from object to object.
+fn share<K: Hash>(key: &K, failures: u32) -> f64 {
     let mut hasher = DefaultHasher::new();
     (key, failures).hash(&mut hasher);
-    let share = f64::from(u32::try_from(hasher.finish() % 1000).unwrap_or_default()) / 1000.0;
-    full.mul_f64(0.75 + share / 4.0)
+    f64::from(u32::try_from(hasher.finish() % 1000).unwrap_or_default()) / 1000.0
 }
 
 #[cfg(test)]
@@ -307,6 +340,38 @@ mod tests {
     }
 
     #[test]
+    fn what_keeps_failing_is_hurried_once_for_each_recovery() {
+        let (mut q, mut now) = (Queue::new(ROOM), Instant::now());
+        let report = |q: &mut Queue<u32, u32>, key, outcome, now| {
+            let job = q.next(now).unwrap();
+            assert_eq!(job.key, key);
+            q.done(&key, job.state, outcome, now);
+        };
+        q.put(0, 0, now);
+        for _ in 0..10 {
+            report(&mut q, 0, Outcome::Retry, now);
+            now = q.wake().unwrap();
+        }
+        let turn = now;
+        now -= Duration::from_secs(15);
+        q.put(1, 1, now);
+        report(&mut q, 1, Outcome::Retry, now);
+        now = q.wake().unwrap();
+        report(&mut q, 1, Outcome::Stored, now);
+        assert!(turn > now + SOON);
+        now += SOON;
+        report(&mut q, 0, Outcome::Retry, now);
+        let pause = Duration::from_secs(20);
+        for n in 2..10 {
+            q.put(1, n, now);
+            now += LONGEST_REST;
+            report(&mut q, 1, Outcome::Stored, now);
+        }
+        let early: Vec<_> = std::iter::from_fn(|| q.next(now + pause - 8 * LONGEST_REST)).collect();
+        assert_eq!(early, [], "others that merely succeed change nothing");
+    }
+
+    #[test]
     fn states_of_failed_reports_go_when_room_is_short() {
         let mut now = Instant::now();
         let mut q = Queue::new(4);
@@ -349,8 +414,15 @@ mod tests {
         }
         assert!(attempts.iter().all(|count| (8..=16).contains(count)), "{attempts:?}");
         assert!(moments.len() > OBJECTS as usize, "they knock together, at {} moments", moments.len());
-        let end = start + Duration::from_secs(300) + LONGEST_PAUSE;
-        let mut told: Vec<_> = std::iter::from_fn(|| q.next(end)).map(|job| (job.key, job.state)).collect();
+        // The first that gets through brings the others, whatever their pauses, but not in the same moment.
+        let back = q.wake().unwrap();
+        let first = q.next(back).unwrap();
+        let mut told = vec![(first.key, first.state)];
+        q.done(&first.key, first.state, Outcome::Stored, back);
+        let together = std::iter::from_fn(|| q.next(back)).map(|job| (job.key, job.state));
+        told.extend(together);
+        assert!(told.len() < OBJECTS as usize / 10, "{} at once", told.len());
+        told.extend(std::iter::from_fn(|| q.next(back + SOON)).map(|job| (job.key, job.state)));
         told.sort_unstable();
         assert_eq!(told, (0..OBJECTS).map(|key| (key, Some(key))).collect::<Vec<_>>());
     }

@@ -47,8 +47,8 @@ dev-binaries:
 test-e2e: dev-binaries $(VENV)/.ready ## Tests of the running platform with the stock kfp SDK
 	BIN=$(abspath $(DEV)) $(VENV)/bin/python -m pytest -q tests/e2e
 
-test-cluster: ## The controllers and recurring runs against a real Kubernetes API: that of KUBECONFIG, else a private one
-	tests/cluster/run.sh $(CARGO) test --locked --no-fail-fast -p kfp-test-cluster -p kfp-tests -p kfp-scheduledworkflow -p kfp-persistence-agent
+test-cluster: ## Controllers, recurring runs, pipelines as objects against a real Kubernetes API: that of KUBECONFIG, else a private one
+	tests/cluster/run.sh sh -ec '$(CARGO) test --locked --no-fail-fast -p kfp-test-cluster -p kfp-tests -p kfp-scheduledworkflow -p kfp-persistence-agent; $(CARGO) test --locked -p kfp-apiserver --test pipelines_in_cluster'
 
 bench-controllers: ## The two controllers with 10,000 objects each: punctuality, lag, memory
 	$(CARGO) build --release --locked --bin controller --bin persistence_agent

@@ -77,9 +77,10 @@ fn describe(server: &kfp_testdb::Server, name: &str) -> (Vec<String>, Vec<String
          WHERE schemaname = current_schema()",
     ));
     let ours = |line: &String| ["list_", "runs_of_job\t", "tasks_by_"].iter().any(|prefix| line.starts_with(prefix));
-    let (ours, theirs): (Vec<String>, Vec<String>) = indexes.into_iter().partition(ours);
+    let (mut ours, theirs): (Vec<String>, Vec<String>) = indexes.into_iter().partition(ours);
     all.extend(theirs);
     all.sort();
+    ours.sort();
     (all, ours)
 }
 
@@ -151,7 +152,7 @@ fn everything() -> Options {
     Options::parse(request, &runs::LISTABLE).unwrap()
 }
 
-async fn read_all(tx: &mut Tx) {
+async fn read_all(tx: &mut Tx, display_name: &str) {
     let all = everything();
     let found = runs::list(tx, &[], &all).await.unwrap();
     let names: Vec<&str> = found.items.iter().map(|run| run.display_name.as_str()).collect();
@@ -164,7 +165,7 @@ async fn read_all(tx: &mut Tx) {
     assert_eq!(runs::manifests(tx, "run-2").await.unwrap().pipeline_spec, "pipelineInfo: {name: p}\n");
     assert_eq!(experiments::list(tx, "", &all).await.unwrap().items[0].name, "Default");
     assert_eq!(experiments::default_id(tx).await.unwrap(), "exp-1");
-    assert_eq!(pipelines::list(tx, "", &all).await.unwrap().items[0].display_name, "Pipeline \u{e9}");
+    assert_eq!(pipelines::list(tx, "", &all).await.unwrap().items[0].display_name, display_name);
     assert_eq!(versions::latest(tx, "pipe-1").await.unwrap().name, "v1");
     assert_eq!(jobs::list(tx, &[], &all).await.unwrap().items[0].trigger.cron, "0 0 * * * *");
 }
@@ -185,7 +186,7 @@ async fn adopts_what_upstream_made(engine: Engine) {
         }
         let db = Db::open(&database(engine, server.port(), &name)).await.unwrap();
         let mut tx = db.read().await.unwrap();
-        read_all(&mut tx).await;
+        read_all(&mut tx, "Pipeline \u{e9}").await;
         drop(tx);
         db.close().await;
 
@@ -228,13 +229,106 @@ async fn adopts_what_upstream_made(engine: Engine) {
     }
 }
 
-async fn refuses_the_schema_before_2_15(engine: Engine) {
+/// What releases before 2.15 create; the columns that 2.0 lacks are in [`BEFORE_2_5`].
+fn upstream_before_2_15(engine: Engine) -> &'static str {
+    match engine {
+        Engine::MariaDb => include_str!("upstream/mysql-2.14.sql"),
+        Engine::Postgres => include_str!("upstream/postgres-2.14.sql"),
+    }
+}
+
+const BEFORE_2_5: [&str; 3] = [
+    "DROP COLUMN experiments.LastRunCreatedAtInSec",
+    "DROP COLUMN pipelines.DisplayName",
+    "DROP COLUMN pipeline_versions.DisplayName",
+];
+
+/// A database of a release before 2.15 with rows, one of which names its experiment as 1.x did.
+fn before_2_15(server: &kfp_testdb::Server, lacks: &[&str]) -> String {
+    let engine = server.engine();
+    let name = server.fresh_name();
+    server.execute(&name, upstream_before_2_15(engine));
+    let quotes = query(engine, "SET NAMES utf8mb4; SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES'); ", "");
+    server.execute(&name, &(quotes.clone() + ROWS));
+    let older = "UPDATE run_details SET \"ExperimentUUID\" = '' WHERE \"UUID\" = 'run-1'";
+    server.execute(&name, &(quotes + older));
+    for text in lacks {
+        server.execute(&name, &statement(engine, text));
+    }
+    name
+}
+
+async fn upgrades_the_schema_before_2_15(engine: Engine) {
+    let Some(server) = engine.shared() else { return };
+    let newest = server.fresh_name();
+    server.execute(&newest, upstream(engine));
+    let (want, _) = describe(server, &newest);
+    for (lacks, display_name) in [(&[][..], "Pipeline \u{e9}"), (&BEFORE_2_5[..], "p")] {
+        let name = before_2_15(server, lacks);
+        // Two replicas start at once, as in a rolling update.
+        let settings = database(engine, server.port(), &name);
+        let (one, two) = tokio::join!(Db::open(&settings), Db::open(&settings));
+        one.unwrap().close().await;
+        let db = two.unwrap();
+        let mut tx = db.read().await.unwrap();
+        read_all(&mut tx, display_name).await;
+        let run = runs::get(&mut tx, "run-1").await.unwrap();
+        assert_eq!(run.experiment_id, "exp-1", "from its reference");
+        drop(tx);
+        db.close().await;
+        let (got, extra) = describe(server, &name);
+        assert_eq!((difference(&got, &want), extra.len()), (vec![], 12));
+        let running = start_on(settings, Kube::default()).await;
+        running.run("ours", json!({"a": 1})).await.ok();
+        running.stop().await;
+    }
+}
+
+async fn goes_on_with_an_interrupted_upgrade(engine: Engine) {
+    let Some(server) = engine.shared() else { return };
+    let name = before_2_15(server, &BEFORE_2_5);
+    let settings = database(engine, server.port(), &name);
+    Db::open(&settings).await.unwrap().close().await;
+    let done = describe(server, &name);
+    // As it is when all but the last table, which tells old schemas, was changed.
+    let foreign = quoted(engine, "pipeline_versions_PipelineId_pipelines_UUID_foreign");
+    let column = quoted(engine, "UUID");
+    let (drop_key, widen) = match engine {
+        Engine::MariaDb => ("FOREIGN KEY", format!("MODIFY {column} varchar(255)")),
+        Engine::Postgres => ("CONSTRAINT", format!("ALTER {column} TYPE varchar(255)")),
+    };
+    let key = format!("ALTER TABLE pipeline_versions DROP {drop_key} {foreign}");
+    let widen = format!("ALTER TABLE pipelines {widen}");
+    for undo in ["DROP TABLE pipeline_version_tags", "DROP TABLE pipeline_tags", &key, &widen] {
+        server.execute(&name, undo);
+    }
+    server.execute(&name, &statement(engine, "DROP COLUMN pipelines.DisplayName"));
+    Db::open(&settings).await.unwrap().close().await;
+    assert_eq!(describe(server, &name), done);
+}
+
+async fn names_values_that_the_newer_schema_cannot_hold(engine: Engine) {
+    let Some(server) = engine.shared() else { return };
+    let name = before_2_15(server, &[]);
+    let before = describe(server, &name);
+    let long = format!("UPDATE pipeline_versions SET {} = '{}'", quoted(engine, "Name"), "v".repeat(128));
+    server.execute(&name, &long);
+    let settings = database(engine, server.port(), &name);
+    let error = Db::open(&settings).await.unwrap_err().to_string();
+    assert!(error.contains("pipeline_versions.Name has values of more than 127 characters"), "{error}");
+    assert!(error.contains("shorten them first: vvv"), "{error}");
+    assert_eq!(describe(server, &name), before, "nothing was changed");
+    server.execute(&name, &long.replace(&"v".repeat(128), &"v".repeat(127)));
+    Db::open(&settings).await.unwrap().close().await;
+}
+
+async fn refuses_the_schema_before_2_0(engine: Engine) {
     let Some(server) = engine.shared() else { return };
     let name = server.fresh_name();
     let id = quoted(engine, "UUID");
     server.execute(&name, &format!("CREATE TABLE pipelines ({id} varchar(255) NOT NULL, PRIMARY KEY ({id}))"));
     let error = Db::open(&database(engine, server.port(), &name)).await.unwrap_err().to_string();
-    assert!(error.contains("a release before 2.15") && error.contains("start Kubeflow Pipelines 2.15"), "{error}");
+    assert!(error.contains("no table pipeline_versions") && error.contains("start a 2.x release"), "{error}");
     assert!(!describe(server, &name).0.iter().any(|line| line.contains("run_details")), "nothing was created");
 }
 
@@ -430,7 +524,10 @@ macro_rules! over_servers {
 over_servers!(
     a_new_schema_is_upstreams,
     adopts_what_upstream_made,
-    refuses_the_schema_before_2_15,
+    upgrades_the_schema_before_2_15,
+    goes_on_with_an_interrupted_upgrade,
+    names_values_that_the_newer_schema_cannot_hold,
+    refuses_the_schema_before_2_0,
     needs_no_rights_beyond_its_rows,
     says_what_is_wrong_and_never_the_password,
     waits_for_the_server_and_survives_its_restart,

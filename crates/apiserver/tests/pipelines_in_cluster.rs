@@ -1,62 +1,61 @@
-//! Pipelines and versions as Kubernetes objects, in the embedded Kubernetes API, and their admission.
+//! Pipelines and versions as Kubernetes objects, in the embedded Kubernetes API or a real one, and their admission.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
+use std::path::Path;
+
+use axum::body::Body;
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kfp_apiserver::{Options, webhook};
-use kfp_core::shutdown::CancellationToken;
-use kfp_local_api::{Cluster, kubeconfig};
+use kfp_apiserver::{Options, tls, webhook};
+use kfp_core::https;
+use kfp_test_cluster::Kube as Cluster;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
 use serde_json::{Value, json};
 use support::{ADD, Kube, Server, launch, quote};
 
-const NS: &str = "kubeflow";
-
 struct Setup {
     server: Server,
-    client: kube::Client,
+    cluster: Cluster,
     webhook: String,
-    _stop: tokio_util::sync::DropGuard,
     _directory: tempfile::TempDir,
 }
 
-async fn setup(change: impl FnOnce(&mut Options)) -> Setup {
+async fn setup(change: impl FnOnce(&Path, &mut Options)) -> Setup {
+    setup_in(Cluster::start().await, change).await
+}
+
+async fn setup_in(cluster: Cluster, change: impl FnOnce(&Path, &mut Options)) -> Setup {
     let directory = tempfile::tempdir().unwrap();
-    let cluster = Cluster::open(&directory.path().join("cluster")).await.unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let stop = CancellationToken::new();
-    tokio::spawn(kfp_local_api::serve(cluster, listener, stop.clone()));
-    let config = kube::config::Kubeconfig::from_yaml(&kubeconfig(&url, NS)).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
-    let client = kube::Client::try_from(config).unwrap();
     let hook = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let webhook = format!("http://{}", hook.local_addr().unwrap());
+    let address = hook.local_addr().unwrap();
     let server = launch(directory.path(), Kube::default(), |options| {
-        options.kube = Some(client.clone());
+        options.kube = Some(cluster.client.clone());
+        options.namespace = cluster.namespace.clone();
         options.pipelines_in_cluster = true;
-        let address = hook.local_addr().unwrap();
         options.webhook = Some(webhook::Settings { address, listener: Some(hook), tls: None, alone: false });
-        change(options);
+        change(directory.path(), options);
     })
     .await;
-    Setup { server, client, webhook, _stop: stop.drop_guard(), _directory: directory }
+    Setup { server, cluster, webhook: format!("http://{address}"), _directory: directory }
 }
 
 impl Setup {
-    fn objects(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("pipelines.kubeflow.org", "v2beta1", kind);
-        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::from_gvk(&kind))
+    fn objects(&self, kind: &str) -> Api<DynamicObject> {
+        self.cluster.api(&kfp_test_cluster::pipelines(kind))
     }
 
-    async fn create(&self, kind: &str, object: Value) -> DynamicObject {
+    async fn try_create(&self, kind: &str, object: Value) -> kube::Result<DynamicObject> {
         let mut whole = json!({"apiVersion": "pipelines.kubeflow.org/v2beta1", "kind": kind});
         whole.as_object_mut().unwrap().extend(object.as_object().unwrap().clone());
         let object = serde_json::from_value(whole).unwrap();
-        self.objects(kind, NS).create(&PostParams::default(), &object).await.unwrap()
+        self.objects(kind).create(&PostParams::default(), &object).await
+    }
+
+    async fn create(&self, kind: &str, object: Value) -> DynamicObject {
+        self.try_create(kind, object).await.unwrap()
     }
 
     async fn upload(&self, query: &str) -> Value {
@@ -74,15 +73,15 @@ fn spec() -> Value {
 
 #[tokio::test]
 async fn pipelines_are_objects() {
-    let setup = setup(|_| {}).await;
+    let setup = setup(|_, _| {}).await;
     let server = &setup.server;
     let tags = quote(r#"{"team":"a"}"#);
     let made = setup.upload(&format!("name=add&display_name=Add%20numbers&description=d&tags={tags}")).await;
     let id = text(&made, "pipeline_id");
-    let object = setup.objects("Pipeline", NS).get("add").await.unwrap();
+    let object = setup.objects("Pipeline").get("add").await.unwrap();
     assert_eq!(object.metadata.uid.as_deref(), Some(id.as_str()));
     assert_eq!(object.data["spec"], json!({"displayName": "Add numbers", "description": "d", "tags": {"team": "a"}}));
-    assert_eq!((&made["namespace"], &made["display_name"]), (&json!(NS), &json!("Add numbers")));
+    assert_eq!((&made["namespace"], &made["display_name"]), (&json!(setup.cluster.namespace), &json!("Add numbers")));
     for path in [format!("/apis/v2beta1/pipelines/{id}"), "/apis/v2beta1/pipelines/names/add".to_owned()] {
         assert_eq!(server.get(&path).await.ok(), made, "{path}");
     }
@@ -90,7 +89,7 @@ async fn pipelines_are_objects() {
     let another = format!("/apis/v2beta1/pipelines/upload_version?name=v2&pipelineid={id}");
     let second = server.upload(&another, "p.yaml", ADD.as_bytes()).await.ok();
     server.upload(&another, "p.yaml", ADD.as_bytes()).await.fails(409, "Failed to create a pipeline version");
-    let versions = setup.objects("PipelineVersion", NS);
+    let versions = setup.objects("PipelineVersion");
     let first = versions.get("add").await.unwrap();
     let object = versions.get("add-v2").await.unwrap();
     assert_eq!(object.metadata.owner_references.as_ref().unwrap()[0].uid, id);
@@ -121,7 +120,7 @@ async fn pipelines_are_objects() {
     assert_eq!(changed["tags"], json!({"stage": "test"}));
     let cleared = server.patch(&format!("/apis/v2beta1/pipelines/{id}"), json!({"tags": {}})).await.ok();
     assert_eq!((cleared.get("tags"), &cleared["display_name"]), (None, &json!("Sum")));
-    assert_eq!(setup.objects("Pipeline", NS).get("add").await.unwrap().data["spec"].get("tags"), None);
+    assert_eq!(setup.objects("Pipeline").get("add").await.unwrap().data["spec"].get("tags"), None);
 
     let pipeline = format!("/apis/v2beta1/pipelines/{id}");
     server.delete(&pipeline).await.fails(400, "Set cascade=true to delete all versions");
@@ -136,7 +135,7 @@ async fn pipelines_are_objects() {
 
 #[tokio::test]
 async fn objects_made_by_others_are_pipelines_too() {
-    let setup = setup(|_| {}).await;
+    let setup = setup(|_, _| {}).await;
     let server = &setup.server;
     server.patiently(|| server.get("/apis/v2beta1/pipelines")).await.ok();
     let pipeline = setup.create("Pipeline", json!({"metadata": {"name": "git"}, "spec": {}})).await;
@@ -170,7 +169,7 @@ async fn objects_made_by_others_are_pipelines_too() {
 
     // Made anew under the same name, it is another pipeline.
     assert_eq!(server.get(&format!("/apis/v2beta1/pipelines/{id}")).await.ok()["name"], "git");
-    setup.objects("Pipeline", NS).delete("git", &DeleteParams::default()).await.unwrap();
+    setup.objects("Pipeline").delete("git", &DeleteParams::default()).await.unwrap();
     let renewed = setup.create("Pipeline", json!({"metadata": {"name": "git"}, "spec": {}})).await;
     server.get(&format!("/apis/v2beta1/pipelines/{id}")).await.fails(404, "Pipeline");
     server.get(&format!("/apis/v2beta1/pipelines/{}", renewed.metadata.uid.unwrap())).await.ok();
@@ -179,7 +178,7 @@ async fn objects_made_by_others_are_pipelines_too() {
 
 #[tokio::test]
 async fn names_are_those_of_objects() {
-    let setup = setup(|_| {}).await;
+    let setup = setup(|_, _| {}).await;
     let server = &setup.server;
     for name in ["Add Numbers", "-a", "a_b", "a/b", "../x"] {
         let upload = format!("/apis/v2beta1/pipelines/upload?name={}", quote(name));
@@ -202,7 +201,7 @@ async fn names_are_those_of_objects() {
 
 #[tokio::test]
 async fn lists_are_filtered_and_sorted_without_case() {
-    let setup = setup(|_| {}).await;
+    let setup = setup(|_, _| {}).await;
     let server = &setup.server;
     for (name, shown, tag) in [("a", "Zeta", "x"), ("b", "alpha", "y"), ("c", "Beta", "x")] {
         let tags = quote(&json!({"kind": tag}).to_string());
@@ -246,7 +245,7 @@ async fn lists_are_filtered_and_sorted_without_case() {
 
 #[tokio::test]
 async fn calls_of_v1beta1_that_need_tables_say_so() {
-    let setup = setup(|_| {}).await;
+    let setup = setup(|_, _| {}).await;
     let server = &setup.server;
     let id = text(&setup.upload("name=add").await, "pipeline_id");
     let none = "the v1 API is not available for the Kubernetes pipeline store";
@@ -264,19 +263,19 @@ async fn calls_of_v1beta1_that_need_tables_say_so() {
 
 #[tokio::test]
 async fn namespaces_keep_their_pipelines_apart() {
-    let setup = setup(|options| {
+    // A real API allows nothing to strangers, the embedded one everything.
+    let setup = setup_in(Cluster::embedded().await, |_, options| {
         options.access.multi_user = true;
         options.access.user_prefix = String::new();
     })
     .await;
-    let namespaces = Api::<Namespace>::all(setup.client.clone());
+    let namespaces = Api::<Namespace>::all(setup.cluster.client.clone());
     for name in ["team-a", "team-b"] {
         let namespace =
             Namespace { metadata: ObjectMeta { name: Some(name.into()), ..Default::default() }, ..Default::default() };
         namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     }
     let mut server = setup.server;
-    // The embedded API allows everything to everybody.
     server.headers = vec![("x-goog-authenticated-user-email", "alice".to_owned())];
     let upload = |query: &str| {
         let path = format!("/apis/v2beta1/pipelines/upload?name=p{query}");
@@ -303,7 +302,7 @@ async fn namespaces_keep_their_pipelines_apart() {
 
 #[tokio::test]
 async fn versions_are_admitted_and_tied_to_their_pipeline() {
-    let setup = setup(|_| {}).await;
+    let setup = setup(|_, _| {}).await;
     let server = &setup.server;
     let id = text(&setup.upload("name=add").await, "pipeline_id");
     let ask = |path: &str, request: Value| {
@@ -323,7 +322,7 @@ async fn versions_are_admitted_and_tied_to_their_pipeline() {
     };
     let new = |pipeline: &str| {
         let object = json!({"metadata": {"name": "v"}, "spec": {"pipelineName": pipeline, "pipelineSpec": spec()}});
-        json!({"uid": "u-1", "operation": "CREATE", "namespace": NS, "object": object})
+        json!({"uid": "u-1", "operation": "CREATE", "namespace": setup.cluster.namespace, "object": object})
     };
     assert_eq!(ask("validate-pipelineversion", new("add")).await["allowed"], true);
     let mut bad = new("add");
@@ -379,4 +378,129 @@ async fn a_server_can_be_there_for_admission_only() {
     let request = request.body(axum::body::Body::from("{}")).unwrap();
     assert_eq!(server.client.0.request(request).await.unwrap().status(), 400);
     server.stop().await;
+}
+
+fn webhooks(kind: &str, name: &str, path: &str, setup: &Setup, authority: &str) -> Value {
+    let url = format!("{}/webhooks/{path}", setup.webhook.replace("http:", "https:"));
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name},
+        "webhooks": [{
+            "name": "pipelineversions.pipelines.kubeflow.org",
+            "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail", "timeoutSeconds": 30,
+            "clientConfig": {"url": url, "caBundle": base64::engine::general_purpose::STANDARD.encode(authority)},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": setup.cluster.namespace}},
+            "rules": [{
+                "apiGroups": ["pipelines.kubeflow.org"], "apiVersions": ["v2beta1"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["pipelineversions"],
+            }],
+        }],
+    })
+}
+
+/// The embedded API calls no webhooks; there the webhook is asked as Kubernetes would.
+#[tokio::test]
+async fn kubernetes_asks_the_webhook_over_tls() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (authority, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let setup = setup(|directory, options| {
+        let path = |name: &str| directory.join(name).display().to_string();
+        std::fs::write(path("cert"), &authority).unwrap();
+        std::fs::write(path("key"), &key).unwrap();
+        let settings = tls::Settings::from_flags(&path("cert"), &path("key"), "VersionTLS12", "").unwrap();
+        options.webhook.as_mut().unwrap().tls = settings;
+    })
+    .await;
+    let server = &setup.server;
+    server.patiently(|| server.get("/apis/v2beta1/pipelines")).await.ok();
+    let pipeline = setup.create("Pipeline", json!({"metadata": {"name": "git"}, "spec": {}})).await;
+    let version = |name: &str, pipeline: &str, spec: Value| {
+        json!({"metadata": {"name": name}, "spec": {"pipelineName": pipeline, "pipelineSpec": spec}})
+    };
+    let trust = |pem: &str| https::Tls {
+        extra_authorities: pem.as_bytes().to_vec(),
+        only_extra: true,
+        ..https::Tls::default()
+    };
+    let ask = async |pem: &str| {
+        let client = https::Client::<Body>::new(&trust(pem), std::time::Duration::from_secs(30)).unwrap();
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "u", "operation": "CREATE", "namespace": setup.cluster.namespace,
+                "object": version("v", "git", spec()),
+            },
+        });
+        let url = format!("{}/webhooks/mutate-pipelineversion", setup.webhook.replace("http:", "https:"));
+        let answer = client.send(http::Request::post(url).body(Body::from(review.to_string())).unwrap()).await;
+        answer.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string())
+    };
+    assert_eq!(ask(&authority).await, Ok(200));
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap().cert.pem();
+    assert!(ask(&stranger).await.is_err(), "the certificate is the one of the settings");
+
+    if kfp_test_cluster::real().is_some() {
+        let mut configurations = vec![];
+        for (kind, path) in [
+            ("MutatingWebhookConfiguration", "mutate-pipelineversion"),
+            ("ValidatingWebhookConfiguration", "validate-pipelineversion"),
+        ] {
+            let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+            let api: Api<DynamicObject> = Api::all_with(setup.cluster.client.clone(), &ApiResource::from_gvk(&gvk));
+            let object = webhooks(kind, &setup.cluster.namespace, path, &setup, &authority);
+            api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+            configurations.push(api);
+        }
+        admission(&setup, &pipeline, version).await;
+        for api in configurations {
+            api.delete(&setup.cluster.namespace, &DeleteParams::default()).await.unwrap();
+        }
+    }
+    setup.server.stop().await;
+}
+
+/// What happens to versions that are created and changed while Kubernetes asks the webhook.
+async fn admission(setup: &Setup, pipeline: &DynamicObject, version: impl Fn(&str, &str, Value) -> Value) {
+    let id = pipeline.metadata.uid.clone().unwrap();
+    // Kubernetes takes up a configuration after a moment: until then versions are admitted as they are.
+    let mut number = 0;
+    let made = loop {
+        let made = setup.create("PipelineVersion", version(&format!("v{number}"), "git", spec())).await;
+        if made.metadata.labels.is_some() {
+            break made;
+        }
+        number += 1;
+        assert!(number < 1000, "the webhook is not asked");
+    };
+    assert_eq!(made.metadata.labels.as_ref().unwrap()["pipelines.kubeflow.org/pipeline-id"], id);
+    assert_eq!(made.metadata.owner_references.as_ref().unwrap()[0].uid, id);
+    let refused = setup.try_create("PipelineVersion", version("lost", "nobody", spec())).await.unwrap_err();
+    assert!(refused.to_string().contains("doesn't map to an existing Pipeline object"), "{refused}");
+    // The validating webhook may be taken up later than the other.
+    let mut number = 0;
+    let refused = loop {
+        match setup.try_create("PipelineVersion", version(&format!("bad{number}"), "git", json!({"no": "spec"}))).await {
+            Err(refused) => break refused,
+            Ok(_) => number += 1,
+        }
+        assert!(number < 1000, "the validating webhook is not asked");
+    };
+    assert!(refused.to_string().contains("The pipeline spec is invalid"), "{refused}");
+    let name = made.metadata.name.clone().unwrap();
+    let versions = setup.objects("PipelineVersion");
+    let mut shown = made;
+    shown.data["spec"]["displayName"] = json!("Shown");
+    let mut changed = versions.replace(&name, &PostParams::default(), &shown).await.unwrap();
+    changed.data["spec"]["description"] = json!("other");
+    let refused = versions.replace(&name, &PostParams::default(), &changed).await.unwrap_err();
+    assert!(refused.to_string().contains("immutable"), "{refused}");
+    // What the server itself makes is admitted, too.
+    let server = &setup.server;
+    let path = format!("/apis/v2beta1/pipelines/upload_version?name=mine&pipelineid={id}");
+    let mine = server.upload(&path, "p.yaml", ADD.as_bytes()).await.ok();
+    assert_eq!(mine["pipeline_id"], id);
+    let whole = server.upload("/apis/v2beta1/pipelines/upload?name=whole", "p.yaml", ADD.as_bytes()).await.ok();
+    let id = text(&whole, "pipeline_id");
+    let update = server.patch(&format!("/apis/v2beta1/pipelines/{id}"), json!({"display_name": "Whole"})).await.ok();
+    assert_eq!(update["display_name"], "Whole");
+    server.delete(&format!("/apis/v2beta1/pipelines/{id}?cascade=true")).await.ok();
 }

@@ -227,6 +227,8 @@ async fn visualizations_need_a_server() {
     post(json!({"type": "TABLE"})).await.fails(400, "requires a Source");
     post(json!({"type": "TABLE", "source": "s", "arguments": "{"})).await.fails(400, "requires valid JSON");
     post(json!({"type": "TABLE", "source": "s"})).await.fails(503, "visualization unavailable");
+    // How Go clients spell the empty namespace of single-user mode.
+    server.post("/apis/v1beta1/visualizations/", json!({"type": "TABLE"})).await.fails(400, "requires a Source");
     server.stop().await;
 }
 

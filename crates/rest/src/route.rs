@@ -198,7 +198,8 @@ fn matches(route: &Route, parts: &[&str], last: Option<&str>) -> Option<Vec<Stri
         match segment {
             Segment::Literal(wanted) if wanted == part => {}
             Segment::Literal(_) => return None,
-            Segment::Variable if part.is_empty() => return None,
+            // As grpc-gateway has it: clients write the empty namespace of a visualization so.
+            Segment::Variable if part.is_empty() && index + 1 < parts.len() => return None,
             Segment::Variable => values.push(percent_decode_str(part).decode_utf8().ok()?.into_owned()),
         }
     }

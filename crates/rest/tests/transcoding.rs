@@ -157,6 +157,14 @@ async fn verbs_are_suffixes_and_path_values_are_decoded() {
 }
 
 #[tokio::test]
+async fn the_last_path_value_may_be_empty() {
+    let (status, json, _) = ask(Method::GET, "/apis/v1beta1/experiments/", "").await;
+    assert_eq!((status, &json["message"]), (StatusCode::NOT_FOUND, &json!("Experiment  not found: é")));
+    let (_, json, _) = ask(Method::GET, "/apis/v1beta1/runs//nodes/", "").await;
+    assert_eq!(json["message"], "Not Found");
+}
+
+#[tokio::test]
 async fn errors_have_grpc_gateways_shape() {
     let (status, json, _) = ask(Method::GET, "/apis/v1beta1/experiments/7", "").await;
     assert_eq!((status, json), (StatusCode::NOT_FOUND, json!({"code":5,"message":"Experiment 7 not found: é"})));

@@ -46,6 +46,7 @@ pub struct Server {
     programs: Programs,
     running: Option<Guarded>,
     databases: AtomicU32,
+    tls: bool,
     // Last, so that it is removed after the server ended.
     folder: TempDir,
 }
@@ -61,6 +62,16 @@ impl Engine {
     /// Starts a server of one's own, or answers `None` when its programs are not installed.
     #[must_use]
     pub fn start(self) -> Option<Server> {
+        self.start_with(None)
+    }
+
+    /// Starts a server that only speaks TLS, with a certificate and its key in PEM.
+    #[must_use]
+    pub fn start_with_tls(self, certificate: &str, key: &str) -> Option<Server> {
+        self.start_with(Some((certificate, key)))
+    }
+
+    fn start_with(self, tls: Option<(&str, &str)>) -> Option<Server> {
         let Some(programs) = self.programs() else {
             let package = match self {
                 Self::MariaDb => "mariadb-server",
@@ -72,7 +83,7 @@ impl Engine {
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return None;
         };
-        Some(Server::start(self, programs))
+        Some(Server::start(self, programs, tls))
     }
 
     /// The server that all tests of this process share; started on first use.
@@ -113,11 +124,14 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    fn start(engine: Engine, programs: Programs) -> Self {
+    fn start(engine: Engine, programs: Programs, tls: Option<(&str, &str)>) -> Self {
         let folder = tempfile::Builder::new().prefix("testdb").tempdir().unwrap();
         let databases = AtomicU32::new(0);
-        let mut server = Self { engine, port: 0, programs, running: None, databases, folder };
+        let mut server = Self { engine, port: 0, programs, running: None, databases, folder, tls: tls.is_some() };
         server.initialise();
+        if let Some((certificate, key)) = tls {
+            server.write_tls(certificate, key);
+        }
         for _ in 0..TRIES {
             server.port = free_port();
             match server.serve() {
@@ -177,6 +191,21 @@ impl Server {
         run(&words, self.folder.path());
     }
 
+    /// Certificate and key where [`Self::serve`] expects them, and no way around them.
+    fn write_tls(&self, certificate: &str, key: &str) {
+        let file = |name: &str| self.folder.path().join(name);
+        std::fs::write(file("certificate.pem"), certificate).unwrap();
+        std::fs::write(file("key.pem"), key).unwrap();
+        // PostgreSQL takes no key that others may read.
+        std::fs::set_permissions(file("key.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        if self.engine == Engine::Postgres {
+            std::fs::write(file("data").join("pg_hba.conf"), "hostssl all all all trust\n").unwrap();
+            if is_root() {
+                std::os::unix::fs::chown(file("key.pem"), Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+    }
+
     fn serve(&self) -> Result<Guarded, String> {
         let mut words = self.command(&self.programs.serve);
         let socket = self.folder.path().display();
@@ -204,6 +233,13 @@ impl Server {
                 if is_root() {
                     words.push("--user=root".to_owned());
                 }
+                if self.tls {
+                    words.extend([
+                        format!("--ssl-cert={socket}/certificate.pem"),
+                        format!("--ssl-key={socket}/key.pem"),
+                        "--require-secure-transport=ON".to_owned(),
+                    ]);
+                }
                 "ready for connections"
             }
             Engine::Postgres => {
@@ -213,6 +249,11 @@ impl Server {
                     ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=400", "log_destination=stderr"]
                 {
                     words.extend(["-c".to_owned(), setting.to_owned()]);
+                }
+                if self.tls {
+                    let (certificate, key) =
+                        (format!("ssl_cert_file={socket}/certificate.pem"), format!("ssl_key_file={socket}/key.pem"));
+                    words.extend(["-c", "ssl=on", "-c", &certificate, "-c", &key].map(str::to_owned));
                 }
                 "ready to accept connections"
             }
@@ -267,6 +308,9 @@ impl Server {
             Engine::MariaDb => {
                 words.extend(["--no-defaults", "--host=127.0.0.1", "--user=root", "--batch"].map(str::to_owned));
                 words.extend(["--skip-column-names".to_owned(), format!("--port={port}")]);
+                if self.tls {
+                    words.extend(["--ssl", "--skip-ssl-verify-server-cert"].map(str::to_owned));
+                }
                 words.extend(["-e".to_owned(), sql.to_owned(), database.to_owned()]);
             }
             Engine::Postgres => {

@@ -57,6 +57,11 @@ pub fn workflows() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"), "workflows")
 }
 
+/// The kinds of pipelines that are kept in the cluster: `Pipeline` and `PipelineVersion`.
+pub fn pipelines(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("pipelines.kubeflow.org", "v2beta1", kind))
+}
+
 pub fn events() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Event"), "events")
 }
@@ -101,7 +106,12 @@ impl Kube {
     pub async fn real(config: Kubeconfig) -> Self {
         let private = std::env::var_os("KFP_TEST_CLUSTER_IS_PRIVATE").is_some();
         let kube = Self::open(config, if private { Home::Private } else { Home::Shared }).await;
-        for text in [include_str!("../crds/workflows.yaml"), include_str!("../crds/scheduledworkflows.yaml")] {
+        for text in [
+            include_str!("../crds/workflows.yaml"),
+            include_str!("../crds/scheduledworkflows.yaml"),
+            include_str!("../crds/pipelines.yaml"),
+            include_str!("../crds/pipelineversions.yaml"),
+        ] {
             define(&kube.client, serde_norway::from_str(text).unwrap()).await;
         }
         kube
@@ -262,7 +272,7 @@ impl Drop for Kube {
 
 async fn clean(config: Kubeconfig, namespace: &str) {
     let client = client(config).await;
-    for resource in [schedules(), workflows(), leases()] {
+    for resource in [schedules(), workflows(), leases(), pipelines("PipelineVersion"), pipelines("Pipeline")] {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
         api.delete_collection(&DeleteParams::background(), &ListParams::default()).await.unwrap();
     }

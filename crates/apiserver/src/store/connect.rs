@@ -165,6 +165,10 @@ fn mysql_options(server: &Server) -> MySqlConnectOptions {
     let options = MySqlConnectOptions::new().host(&server.host).port(server.port).username(&server.user);
     // The hash of an empty password is not the same as no password.
     let options = if server.password.is_empty() { options } else { options.password(&server.password) };
+    let options = match &server.authorities {
+        Some(file) => options.ssl_ca(file),
+        None => options,
+    };
     options
         .ssl_mode(match server.tls {
             Tls::Off => MySqlSslMode::Disabled,
@@ -200,7 +204,11 @@ fn mysql_pool(server: &Server, isolation: &'static str) -> MySqlPool {
 }
 
 fn postgres_options(server: &Server) -> PgConnectOptions {
-    PgConnectOptions::new_without_pgpass()
+    let options = match &server.authorities {
+        Some(file) => PgConnectOptions::new_without_pgpass().ssl_root_cert(file),
+        None => PgConnectOptions::new_without_pgpass(),
+    };
+    options
         .host(&server.host)
         .port(server.port)
         .username(&server.user)

@@ -38,6 +38,8 @@ pub struct Server {
     pub name: String,
     /// Whether and how the connection is encrypted.
     pub tls: Tls,
+    /// PEM file of the authorities that the server's certificate may come from, instead of the system's.
+    pub authorities: Option<PathBuf>,
     /// Session variables and their values as SQL, set on each new connection.
     pub session: BTreeMap<String, String>,
     /// How old a connection may become (`DBConfig.ConMaxLifeTime`).
@@ -145,6 +147,15 @@ fn tls(key: &str, text: &str) -> Result<Tls, Error> {
     })
 }
 
+/// Upstream has no such setting; the file is looked at now, as a connection that fails is tried for minutes.
+fn authorities(config: &Config, key: &str) -> Result<Option<PathBuf>, Error> {
+    let Some(file) = config.get(key).filter(|file| !file.is_empty()) else { return Ok(None) };
+    if std::fs::File::open(file).is_err() {
+        return Err(Error::Value { key: key.to_owned(), value: file.to_owned(), expected: "a readable PEM file" });
+    }
+    Ok(Some(file.into()))
+}
+
 impl Server {
     fn from_config(config: &Config, section: &str, defaults: (&str, u16, &str, &str)) -> Result<Self, Error> {
         let key = |name: &str| format!("DBConfig.{section}.{name}");
@@ -163,6 +174,7 @@ impl Server {
             password: config.text(&key("Password"), password),
             name,
             tls: Tls::Off,
+            authorities: authorities(config, &key("SSLRootCert"))?,
             session: BTreeMap::new(),
             lifetime: duration(config, "DBConfig.ConMaxLifeTime", LIFETIME)?,
             patience: duration(config, "InitConnectionTimeout", PATIENCE)?,
@@ -288,6 +300,7 @@ mod tests {
             ("DBCONFIG_MYSQLCONFIG_DBNAME", "", "DBConfig.MySQLConfig.DBName is not set"),
             ("DBCONFIG_MYSQLCONFIG_PORT", "x", "a port number"),
             ("DBCONFIG_CONMAXLIFETIME", "soon", "a duration"),
+            ("DBCONFIG_MYSQLCONFIG_SSLROOTCERT", "/nonexistent.pem", "\"/nonexistent.pem\", which is not a readable PEM file"),
             ("DBCONFIG_MYSQLCONFIG_EXTRAPARAMS", "[]", "a JSON object"),
             ("DBCONFIG_MYSQLCONFIG_EXTRAPARAMS", r#"{"tls":"custom"}"#, "skip-verify"),
             ("DBCONFIG_MYSQLCONFIG_EXTRAPARAMS", r#"{"a=1, b":"2"}"#, "the name of a variable"),

@@ -1,6 +1,8 @@
 //! The schema: created where there is none, and brought up to date in place where upstream or an earlier release of ours
-//! made it. Nothing is ever dropped, resized or given another type, so that upstream can take the database back.
+//! made it. Nothing that upstream made since 2.15 is ever dropped, resized or given another type, so that upstream can take
+//! the database back; what is older becomes what upstream's own upgrade makes of it.
 
+mod legacy;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +16,6 @@ use tables::{TABLES, Table};
 const LOCK_SECONDS: i64 = 3600;
 /// Name of that lock on MySQL, and its number on PostgreSQL.
 const LOCK: (&str, i64) = ("ml-pipeline-schema", 0x6d6c_7069_7065);
-/// Longest `pipelines.UUID` of the schema that upstream uses since 2.15.
-const MODERN_ID: i64 = 64;
 
 /// What the database has.
 #[derive(Debug, Default)]
@@ -159,16 +159,10 @@ async fn lock(link: &mut Link) -> Result<()> {
 
 async fn change(link: &mut Link) -> Result<()> {
     let dialect = link.dialect();
-    let catalog = Catalog::read(link).await.map_err(failed)?;
-    let pipelines = catalog.tables.get("pipelines");
-    if let Some(length) = pipelines.and_then(|columns| columns.get("UUID"))
-        && dialect != Dialect::Sqlite
-        && !(1..=MODERN_ID).contains(length)
-    {
-        return Err(Error::internal(
-            "the database has the schema of a release before 2.15",
-            "start Kubeflow Pipelines 2.15, 2.16 or 2.17 on it once, which brings it up to date, then this server",
-        ));
+    let mut catalog = Catalog::read(link).await.map_err(failed)?;
+    if legacy::is_legacy(&catalog, dialect) {
+        legacy::upgrade(link, &catalog).await?;
+        catalog = Catalog::read(link).await.map_err(failed)?;
     }
     for table in TABLES {
         for sql in catalog.missing(dialect, table).map_err(failed)? {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::ops::{self, Deleted, Scope, WriteOptions};
 use crate::resource::resources;
-use crate::store::{DirLock, Disk, Key, Shared, Stored, TableKey, Writer};
+use crate::store::{Bodies, DirLock, Disk, Key, Shared, Stored, TableKey, Writer};
 use crate::watch::{RawEvent, RawObject, Request, Seen, changes};
 use crate::{ApiError, DeleteOptions, Edits, Error, LogSource, Patch, Resource, Selectors, Watch};
 
@@ -55,8 +55,9 @@ impl Cluster {
     pub async fn open(dir: &Path) -> Result<Self, Error> {
         let lock = DirLock::acquire(dir)?;
         let mut disk = Disk::open(dir).await?;
-        let state = disk.load().await?;
-        let (writer, shared) = Writer::start(state, disk, lock);
+        let bodies = Bodies::open(dir)?;
+        let state = disk.load(&bodies).await?;
+        let (writer, shared) = Writer::start(state, disk, bodies, lock);
         let cluster = Self { writer, shared, logs: Arc::default() };
         cluster.writer.write(seed).await.map_err(|source| Error::Seed { dir: dir.to_path_buf(), source })?;
         Ok(cluster)
@@ -85,24 +86,25 @@ impl Cluster {
     /// The object of that name.
     ///
     /// # Errors
-    /// 404.
+    /// 404; 500 when it cannot be read.
     pub async fn get(&self, r: &Resource, ns: &str, name: &str) -> Result<Arc<Value>, ApiError> {
-        Ok(self.stored(r, ns, name)?.object())
+        self.stored(r, ns, name)?.object()
     }
 
-    /// Objects of one namespace, or of all when `ns` is `None`.
+    /// Objects of one namespace, or of all when `ns` is `None`. All of them are in memory at once; see
+    /// [`Cluster::list_raw`].
     ///
     /// # Errors
-    /// None today.
+    /// 500 when an object cannot be read.
     pub async fn list(&self, r: &Resource, ns: Option<&str>, selectors: &Selectors) -> Result<List, ApiError> {
         let page = self.page(r, ns, selectors, None, None);
         Ok(List {
-            items: page.items.iter().map(|stored| stored.object()).collect(),
+            items: page.items.iter().map(|stored| stored.object()).collect::<Result<_, _>>()?,
             resource_version: page.resource_version,
         })
     }
 
-    /// As [`Cluster::list`], but objects are not parsed.
+    /// As [`Cluster::list`], but objects are neither read nor parsed before somebody asks for that.
     pub fn list_raw(&self, r: &Resource, ns: Option<&str>, selectors: &Selectors) -> (Vec<RawObject>, u64) {
         let page = self.page(r, ns, selectors, None, None);
         (page.items.into_iter().map(RawObject).collect(), page.resource_version)
@@ -245,7 +247,7 @@ impl Cluster {
             .peekable();
         for (key, object) in found.by_ref() {
             page.items.push(object.clone());
-            last = Some(key.clone());
+            last = Some((key.0.to_string(), key.1.to_string()));
             if limit.is_some_and(|limit| page.items.len() >= limit) {
                 break;
             }
@@ -338,4 +340,174 @@ fn node() -> Value {
             "nodeInfo": {"kubeletVersion": crate::VERSION, "operatingSystem": std::env::consts::OS, "architecture": std::env::consts::ARCH},
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use resources::CONFIG_MAPS;
+
+    const NS: &str = "kubeflow";
+    const LARGE: usize = 256 << 10;
+
+    async fn cluster() -> (Cluster, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Cluster::open(dir.path()).await.unwrap(), dir)
+    }
+
+    fn map(name: &str, text: &str) -> Value {
+        json!({"metadata": {"name": name}, "data": {"text": text}})
+    }
+
+    /// Writes so much that what was written before is no longer in memory.
+    async fn displace(cluster: &Cluster) {
+        // Large objects are held as text only, small ones parsed too.
+        for (count, size) in [(20, LARGE), (10, 100 << 10)] {
+            for number in 0..count {
+                let name = format!("other-{size}-{number}");
+                cluster.delete(&CONFIG_MAPS, NS, &name, DeleteOptions::default()).await.ok();
+                cluster.create(&CONFIG_MAPS, NS, map(&name, &"x".repeat(size))).await.unwrap();
+            }
+        }
+    }
+
+    fn in_memory(cluster: &Cluster) -> usize {
+        let page = cluster.page(&CONFIG_MAPS, None, &Selectors::default(), None, None);
+        page.items.iter().filter(|stored| stored.is_in_memory()).map(|stored| stored.size()).sum()
+    }
+
+    #[tokio::test]
+    async fn old_objects_are_read_from_the_disk_and_only_the_latest_are_in_memory() {
+        let (cluster, dir) = cluster().await;
+        for number in 0..100 {
+            let text = format!("{number}{}", "x".repeat(LARGE));
+            cluster.create(&CONFIG_MAPS, NS, map(&format!("m{number:02}"), &text)).await.unwrap();
+        }
+        let all = |cluster: Cluster| async move {
+            let (items, _) = cluster.list_raw(&CONFIG_MAPS, Some(NS), &Selectors::default());
+            assert_eq!(items.len(), 100);
+            for (number, item) in items.iter().enumerate() {
+                let object = cluster.get(&CONFIG_MAPS, NS, item.name()).await.unwrap();
+                let expected = format!("{number}{}", "x".repeat(LARGE));
+                assert_eq!(object["data"]["text"], expected.as_str());
+                assert_eq!(*item.parse().unwrap(), *object);
+            }
+            assert!(in_memory(&cluster) < 20 * LARGE, "{}", in_memory(&cluster));
+        };
+        all(cluster.clone()).await;
+        cluster.close().await;
+        let again = Cluster::open(dir.path()).await.unwrap();
+        assert_eq!(in_memory(&again), 0);
+        all(again).await;
+    }
+
+    #[tokio::test]
+    async fn a_version_that_was_seen_stays_the_same_when_the_next_ones_are_written() {
+        let (cluster, _dir) = cluster().await;
+        let one = |cluster: &Cluster| {
+            let (mut items, _) = cluster.list_raw(&CONFIG_MAPS, Some(NS), &Selectors::name("a"));
+            items.pop().unwrap()
+        };
+        let from = cluster.create(&CONFIG_MAPS, NS, map("a", "first")).await.unwrap();
+        let from = from["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        let mut watch = cluster.watch(&CONFIG_MAPS, Some(NS), Some(from), Selectors::name("a"));
+        let first = one(&cluster);
+        displace(&cluster).await;
+        assert!(!first.0.is_in_memory());
+        cluster.update(&CONFIG_MAPS, NS, map("a", "second")).await.unwrap();
+        let second = one(&cluster);
+        displace(&cluster).await;
+        assert!(!second.0.is_in_memory());
+        cluster.delete(&CONFIG_MAPS, NS, "a", DeleteOptions::default()).await.unwrap();
+        displace(&cluster).await;
+        assert_eq!(first.parse().unwrap()["data"]["text"], "first");
+        assert_eq!(second.parse().unwrap()["data"]["text"], "second");
+        // The history is bounded by bytes as well, so that the watch may have to list anew; what it yields is true.
+        match watch.next().await.unwrap() {
+            Ok(event) => assert_eq!(event.object["data"]["text"], "second"),
+            Err(error) => assert!(error.is_gone(), "{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn late_watches_see_every_version_of_objects_that_are_not_in_memory() {
+        let (cluster, _dir) = cluster().await;
+        let (_, from) = cluster.list_raw(&CONFIG_MAPS, Some(NS), &Selectors::default());
+        let mut watch = cluster.watch(&resources::SECRETS, Some(NS), Some(from), Selectors::default());
+        for version in 0..4 {
+            let secret = json!({"metadata": {"name": "s"}, "stringData": {"v": version.to_string()}});
+            match version {
+                0 => cluster.create(&resources::SECRETS, NS, secret).await.unwrap(),
+                _ => cluster.update(&resources::SECRETS, NS, secret).await.unwrap(),
+            };
+            displace(&cluster).await;
+        }
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let event = watch.next().await.unwrap().unwrap();
+            seen.push(event.object["data"]["v"].as_str().unwrap().to_string());
+        }
+        let expected: Vec<String> = ["0", "1", "2", "3"].map(base64_of).into();
+        assert_eq!(seen, expected);
+    }
+
+    fn base64_of(text: &str) -> String {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(text)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn readers_beside_writers_never_see_the_body_of_another_version() {
+        let (cluster, _dir) = cluster().await;
+        for number in 0..30 {
+            cluster.create(&CONFIG_MAPS, NS, map(&format!("m{number}"), &"x".repeat(LARGE))).await.unwrap();
+        }
+        let writer = cluster.clone();
+        let writing = tokio::spawn(async move {
+            for round in 0..300 {
+                let name = format!("m{}", round * 7 % 30);
+                let change = move |object: &mut Value| {
+                    object["data"]["round"] = round.to_string().into();
+                    Ok(())
+                };
+                writer.modify(&CONFIG_MAPS, NS, &name, change).await.unwrap();
+            }
+        });
+        let mut compared = 0;
+        while !writing.is_finished() || compared == 0 {
+            let (items, _) = cluster.list_raw(&CONFIG_MAPS, Some(NS), &Selectors::default());
+            tokio::task::yield_now().await;
+            for item in items {
+                let object = item.parse().unwrap();
+                assert_eq!(object["metadata"]["resourceVersion"], item.0.head().revision().to_string());
+                compared += 1;
+            }
+        }
+        writing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_read_is_an_error_and_changes_nothing() {
+        let (cluster, dir) = cluster().await;
+        let made = cluster.create(&CONFIG_MAPS, NS, map("a", "text")).await.unwrap();
+        let from = made["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() - 1;
+        drop(made);
+        displace(&cluster).await;
+        let database = rusqlite::Connection::open(dir.path().join("kubernetes.db")).unwrap();
+        assert_eq!(database.execute("UPDATE objects SET body = '{' WHERE name = 'a'", []).unwrap(), 1);
+        assert_eq!(cluster.get(&CONFIG_MAPS, NS, "a").await.unwrap_err().code, 500);
+        assert_eq!(cluster.list(&CONFIG_MAPS, Some(NS), &Selectors::default()).await.unwrap_err().code, 500);
+        let change = |object: &mut Value| {
+            object["data"] = json!({});
+            Ok(())
+        };
+        assert_eq!(cluster.modify(&CONFIG_MAPS, NS, "a", change).await.unwrap_err().code, 500);
+        let deleted = cluster.delete(&CONFIG_MAPS, NS, "a", DeleteOptions::default()).await;
+        assert_eq!(deleted.unwrap_err().code, 500);
+        let mut watch = cluster.watch(&CONFIG_MAPS, Some(NS), Some(from), Selectors::name("a"));
+        assert!(matches!(watch.next().await, Some(Err(error)) if error.code == 500 || error.is_gone()));
+        assert!(watch.next().await.is_none());
+        // Everything else goes on, in the same transactions too.
+        cluster.create(&CONFIG_MAPS, NS, map("b", "text")).await.unwrap();
+    }
 }

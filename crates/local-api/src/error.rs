@@ -33,6 +33,14 @@ pub enum Error {
         /// SQLite's answer.
         source: sqlx::Error,
     },
+    /// The database could not be opened for reading.
+    #[error("cannot read the object database in {dir}: {source}")]
+    Reader {
+        /// The data directory.
+        dir: PathBuf,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
     /// The objects every cluster has could not be written.
     #[error("cannot prepare the object database in {dir}: {source}")]
     Seed {

@@ -1,4 +1,4 @@
-//! An embedded Kubernetes API: objects in memory and in SQLite, watches, and an HTTP face that
+//! An embedded Kubernetes API: objects in SQLite, their heads in memory, watches, and an HTTP face that
 //! kubectl and kube-rs accept.
 //!
 //! Components in the same process use [`Cluster`]; everything else uses [`serve`].
@@ -28,6 +28,7 @@ pub use ops::Edits;
 pub use options::{DeleteOptions, Patch, Propagation};
 pub use resource::{Resource, resources};
 pub use selector::Selectors;
+pub use store::Json;
 pub use watch::{EventKind, RawEvent, RawObject, Watch, WatchEvent};
 
 /// The Kubernetes version whose behaviour is followed, as `/version` reports it.

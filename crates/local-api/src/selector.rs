@@ -92,10 +92,15 @@ impl Selectors {
 }
 
 /// A field as selectors see it; empty when there is none.
-pub(crate) fn field(object: &Value, path: &str) -> String {
-    match path.split('.').try_fold(object, |value, key| value.get(key)) {
-        Some(Value::String(text)) => text.clone(),
-        Some(found @ (Value::Bool(_) | Value::Number(_))) => found.to_string(),
+fn field(object: &Value, path: &str) -> String {
+    path.split('.').try_fold(object, |value, key| value.get(key)).map(scalar).unwrap_or_default()
+}
+
+/// A value as selectors see it; empty for what is no scalar.
+pub(crate) fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
         _ => String::new(),
     }
 }
@@ -226,7 +231,7 @@ fn valid_key(text: &str) -> bool {
 }
 
 /// Fields Kubernetes lets one select by, over all kinds served here.
-fn selectable(path: &str) -> bool {
+pub(crate) fn selectable(path: &str) -> bool {
     const FIELDS: &[&str] = &[
         "metadata.name",
         "metadata.namespace",

@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::store::{Change, Event, Shared, Stored};
+use crate::store::{Change, Event, Head, Json, Shared, Stored};
 use crate::{ApiError, Resource, Selectors};
 
 /// What happened to an object, seen through the watch's selectors.
@@ -57,25 +57,61 @@ pub struct RawEvent {
     pub object: RawObject,
 }
 
-/// An object as it is kept.
+/// An object as it is kept: of one version, whatever becomes of it meanwhile.
 #[derive(Debug, Clone)]
 pub struct RawObject(pub(crate) Arc<Stored>);
 
 impl RawObject {
-    /// The JSON of the object.
-    pub fn json(&self) -> &str {
+    /// Its namespace; empty for cluster-scoped objects.
+    pub fn namespace(&self) -> &str {
+        self.0.head().namespace()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.0.head().name()
+    }
+
+    /// Its uid.
+    pub fn uid(&self) -> Option<&str> {
+        self.0.head().uid()
+    }
+
+    /// A label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.0.head().label(key)
+    }
+
+    /// Whether its owner references name this uid.
+    pub fn is_owned_by(&self, uid: &str) -> bool {
+        self.0.head().owners().any(|owner| owner == uid)
+    }
+
+    /// A field by which objects of the type can be selected, such as `status.phase`; empty when there is none.
+    pub fn field(&self, path: &str) -> &str {
+        self.0.head().field(path)
+    }
+
+    /// The JSON of the object, which may have to be read from the disk.
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub fn json(&self) -> Result<Json, ApiError> {
         self.0.json()
     }
 
     /// The parsed object, shared by all who use it at the same time.
-    pub fn parse(&self) -> Arc<Value> {
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub fn parse(&self) -> Result<Arc<Value>, ApiError> {
         self.0.object()
     }
 }
 
 /// Changes in order, without gaps, until dropped. A watch that fell behind the kept history, or
-/// asked for a version before it, yields one error with code 410 and ends: list again. It also ends
-/// when the cluster is gone.
+/// asked for a version before it, yields one error with code 410 and ends: list again. It ends in the
+/// same way when an object cannot be read (500), and when the cluster is gone.
 pub struct Watch {
     inner: BoxStream<'static, Result<WatchEvent, ApiError>>,
 }
@@ -113,9 +149,19 @@ pub(crate) struct Seen {
 
 impl Watch {
     pub(crate) fn open(shared: Arc<Shared>, r: Resource, request: Request) -> Self {
-        let parsed = |seen: Seen| WatchEvent { kind: seen.kind, object: seen.object.object() };
-        Self { inner: changes(shared, r, request).map(move |seen| seen.map(parsed)).boxed() }
+        let parsed = |seen: Seen| Ok(WatchEvent { kind: seen.kind, object: seen.object.object()? });
+        Self { inner: until_error(changes(shared, r, request).map(move |seen| seen.and_then(parsed))).boxed() }
     }
+}
+
+/// Ends a stream after its first error: what comes then would have a gap before it.
+pub(crate) fn until_error<T>(
+    stream: impl Stream<Item = Result<T, ApiError>>,
+) -> impl Stream<Item = Result<T, ApiError>> {
+    stream.scan(false, |failed, item| {
+        let over = std::mem::replace(failed, item.is_err());
+        futures::future::ready((!over).then_some(item))
+    })
 }
 
 /// The changes of [`Watch`], not parsed.
@@ -220,13 +266,13 @@ impl Cursor {
     /// The change as it looks through the selectors.
     fn seen_as(&self, event: &Event) -> Option<Seen> {
         if let Some(namespace) = &self.request.namespace
-            && event.object.namespace() != namespace
+            && event.object.head().namespace() != namespace
         {
             return None;
         }
-        let selected = |object: &Arc<Stored>| object.matches(&self.request.selectors);
+        let selected = |head: &Arc<Head>| head.matches(&self.request.selectors);
         let before = event.previous.as_ref().is_some_and(selected);
-        let now = event.change != Change::Deleted && selected(&event.object);
+        let now = event.change != Change::Deleted && selected(event.object.head());
         let kind = match (before, now) {
             (false, false) => return None,
             (false, true) => EventKind::Added,

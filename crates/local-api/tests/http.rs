@@ -321,3 +321,35 @@ async fn watch_streams_lines_and_reports_forgotten_versions() {
     let lines = watch("resourceVersion=999999".into()).await;
     assert_eq!((&lines[0]["type"], &lines[0]["object"]["code"]), (&json!("ERROR"), &json!(410)));
 }
+
+#[tokio::test]
+async fn long_lists_come_in_pieces_and_are_whole_in_every_form() {
+    let served = common::served().await;
+    let name = |number: usize| format!("m{number:03}");
+    for number in 0..60 {
+        let object = json!({"metadata": {"name": name(number)}, "data": {"text": "é".repeat(10_000)}});
+        served.local.cluster.create(&CONFIG_MAPS, NS, object).await.unwrap();
+    }
+    let path = "/api/v1/namespaces/kubeflow/configmaps";
+    for (accept, kind, items) in [
+        ("application/json", "ConfigMapList", "items"),
+        ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", "PartialObjectMetadataList", "items"),
+        ("application/json;as=Table;g=meta.k8s.io;v=v1", "Table", "rows"),
+    ] {
+        let (status, list) = served.http("GET", path, &[("accept", accept)], "").await;
+        assert_eq!((status, &list["kind"]), (200, &json!(kind)));
+        let found: Vec<&str> = list[items]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| if items == "rows" { &item["cells"][0] } else { &item["metadata"]["name"] })
+            .map(|name| name.as_str().unwrap())
+            .collect();
+        assert_eq!(found, (0..60).map(name).collect::<Vec<_>>(), "{kind}");
+        if kind == "ConfigMapList" {
+            assert_eq!(list["items"][59]["data"]["text"].as_str().unwrap().chars().count(), 10_000);
+        }
+    }
+    let (_, empty) = served.http("GET", "/api/v1/namespaces/default/configmaps", &[], "").await;
+    assert_eq!(empty["items"], json!([]));
+}

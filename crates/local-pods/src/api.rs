@@ -8,15 +8,18 @@ use kfp_local_api::{Cluster, DeleteOptions, Selectors};
 use serde_json::Value;
 
 pub(crate) use kfp_local_api::{
-    ApiError, EventKind, LogOptions, LogSource, LogStream, Patch, Resource, WatchEvent, async_trait, resources,
+    ApiError, EventKind, LogOptions, LogSource, LogStream, Patch, RawEvent, RawObject, Resource, WatchEvent,
+    async_trait, resources,
 };
 
 /// A change to an object.
 pub(crate) type Change = Box<dyn FnOnce(&mut Value) -> Result<(), ApiError> + Send>;
-/// Objects with the version to watch from.
-pub(crate) type Listed = (Vec<Arc<Value>>, u64);
+/// Objects, read when they are parsed, with the version to watch from.
+pub(crate) type Listed = (Vec<RawObject>, u64);
 /// Changes in order; an error ends them and means: list again.
 pub(crate) type Changes = BoxStream<'static, Result<WatchEvent, ApiError>>;
+/// As [`Changes`], of objects that are not parsed.
+pub(crate) type RawChanges = BoxStream<'static, Result<RawEvent, ApiError>>;
 
 /// An object of the API.
 pub(crate) type Object = Arc<Value>;
@@ -24,7 +27,7 @@ pub(crate) type Object = Arc<Value>;
 /// The Kubernetes API as a kubelet uses it.
 pub(crate) trait Api: Send + Sync {
     /// All objects of a kind, with the version to watch from.
-    fn list<'a>(&'a self, r: &'a Resource) -> BoxFuture<'a, Result<Listed, ApiError>>;
+    fn list(&self, r: &Resource) -> Listed;
     /// One object.
     fn get<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Value>, ApiError>>;
     /// Changes one object in one step.
@@ -37,6 +40,8 @@ pub(crate) trait Api: Send + Sync {
     ) -> BoxFuture<'a, Result<(), ApiError>>;
     /// Changes after a version.
     fn watch(&self, r: &Resource, from: u64) -> Changes;
+    /// Changes after a version, of objects that are not parsed.
+    fn watch_raw(&self, r: &Resource, from: u64) -> RawChanges;
     /// The type of resource of a manifest, if there is one.
     fn resource(&self, api_version: &str, kind: &str) -> Option<Resource>;
     /// Creates an object.
@@ -58,12 +63,8 @@ pub(crate) trait Api: Send + Sync {
 }
 
 impl Api for Cluster {
-    fn list<'a>(&'a self, r: &'a Resource) -> BoxFuture<'a, Result<Listed, ApiError>> {
-        async move {
-            let list = Cluster::list(self, r, None, &Selectors::default()).await?;
-            Ok((list.items, list.resource_version))
-        }
-        .boxed()
+    fn list(&self, r: &Resource) -> Listed {
+        self.list_raw(r, None, &Selectors::default())
     }
 
     fn get<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<Arc<Value>, ApiError>> {
@@ -82,6 +83,10 @@ impl Api for Cluster {
 
     fn watch(&self, r: &Resource, from: u64) -> Changes {
         Cluster::watch(self, r, None, Some(from), Selectors::default()).boxed()
+    }
+
+    fn watch_raw(&self, r: &Resource, from: u64) -> RawChanges {
+        Cluster::watch_raw(self, r, None, Some(from), Selectors::default()).boxed()
     }
 
     fn resource(&self, api_version: &str, kind: &str) -> Option<Resource> {

@@ -1,6 +1,6 @@
 //! Watches pods and gives each a task of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::Error;
 use crate::api::resources::{PERSISTENT_VOLUME_CLAIMS, PODS, WORKFLOWS};
-use crate::api::{Api, ApiError, EventKind, Resource};
+use crate::api::{Api, ApiError, EventKind, RawObject, Resource};
 use crate::dirs::Dirs;
 use crate::logs::Logs;
 use crate::options::Options;
@@ -122,29 +122,29 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
     let cleaner = tasks.spawn(clean(kubelet.clone(), shutdown.clone()));
     let mut first = true;
     while !shutdown.is_cancelled() {
-        let listed = kubelet.api.list(&PODS).await;
-        match listed {
-            Ok((items, version)) => {
-                if first {
-                    for object in recover(&kubelet, &items).await {
-                        begin(&kubelet, &mut pods, &object, &tasks);
-                    }
-                    first = false;
-                    // What was listed is out of date for the pods that were failed.
-                    continue;
-                }
-                let present: Vec<&str> = items.iter().filter_map(|o| uid(o)).collect();
-                let gone: Vec<String> = pods.keys().filter(|u| !present.contains(&u.as_str())).cloned().collect();
-                for uid in gone {
-                    forget(&kubelet, &mut pods, &uid, &tasks);
-                }
-                for object in &items {
-                    see(&kubelet, &mut pods, object, &tasks);
-                }
-                follow(&kubelet, version, &mut pods, &tasks, &shutdown).await;
+        let (items, version) = kubelet.api.list(&PODS);
+        if first {
+            for object in recover(&kubelet, &items).await {
+                begin(&kubelet, &mut pods, &object, &tasks);
             }
+            first = false;
+            // What was listed is out of date for the pods that were failed.
+            continue;
+        }
+        let present: HashSet<&str> = items.iter().filter_map(RawObject::uid).collect();
+        let gone: Vec<String> = pods.keys().filter(|u| !present.contains(u.as_str())).cloned().collect();
+        for uid in gone {
+            forget(&kubelet, &mut pods, &uid, &tasks);
+        }
+        let seen = items.iter().filter(|pod| !is_over(pod)).try_for_each(|pod| {
+            see(&kubelet, &mut pods, &pod.parse()?, &tasks);
+            Ok::<_, ApiError>(())
+        });
+        drop(items);
+        match seen {
+            Ok(()) => follow(&kubelet, version, &mut pods, &tasks, &shutdown).await,
             Err(error) => {
-                tracing::warn!(%error, "cannot list pods");
+                tracing::warn!(%error, "cannot read pods");
                 tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }
             }
         }
@@ -197,6 +197,11 @@ async fn follow(
 
 fn uid(object: &Value) -> Option<&str> {
     object.pointer("/metadata/uid").and_then(Value::as_str)
+}
+
+/// Whether the pod has ended.
+pub(crate) fn is_over(pod: &RawObject) -> bool {
+    matches!(pod.field("status.phase"), "Succeeded" | "Failed")
 }
 
 fn phase(object: &Value) -> &str {
@@ -257,8 +262,8 @@ fn forget(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, uid: &str, 
 
 /// Ends what an earlier server left running, fails its pods and removes directories of none. Gives the pods to begin
 /// anew: drivers may be run twice.
-async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) -> Vec<Arc<Value>> {
-    let known: Vec<String> = items.iter().filter_map(|o| uid(o).map(str::to_string)).collect();
+async fn recover(kubelet: &Arc<Kubelet>, items: &[RawObject]) -> Vec<Arc<Value>> {
+    let known: HashSet<String> = items.iter().filter_map(|o| o.uid().map(str::to_string)).collect();
     let (pods, private) = (kubelet.dirs.pods(), kubelet.dirs.python().join("private"));
     let (engine, data) = (crate::engine::program(kubelet.options.runner), kubelet.dirs.data.clone());
     let cleaned = tokio::task::spawn_blocking(move || {
@@ -273,24 +278,30 @@ async fn recover(kubelet: &Arc<Kubelet>, items: &[Arc<Value>]) -> Vec<Arc<Value>
                 Err(message) => tracing::warn!("{message}"),
             }
         }
-        recovery::remove_unknown(&[pods, private], &|uid| known.iter().any(|k| k == uid));
+        recovery::remove_unknown(&[pods, private], &|uid| known.contains(uid));
     })
     .await;
     if let Err(error) = cleaned {
         tracing::warn!(%error, "cannot clean up after an earlier run");
     }
     let mut again = Vec::new();
-    for object in items {
-        let begun = uid(object).is_some_and(|uid| kubelet.dirs.pod(uid).exists());
-        let over = matches!(phase(object), "Succeeded" | "Failed");
-        if over || !(begun || phase(object) == "Running") {
+    for pod in items {
+        let begun = pod.uid().is_some_and(|uid| kubelet.dirs.pod(uid).exists());
+        if is_over(pod) || !(begun || pod.field("status.phase") == "Running") {
             continue;
         }
-        if Pod::parse(object).is_ok_and(|pod| pod.is_driver()) {
-            uid(object).into_iter().for_each(|uid| recovery::remove(&kubelet.dirs.pod(uid)));
-            again.push(object.clone());
+        let object = match pod.parse() {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::warn!(pod = pod.name(), %error, "cannot read a pod");
+                continue;
+            }
+        };
+        if Pod::parse(&object).is_ok_and(|pod| pod.is_driver()) {
+            pod.uid().into_iter().for_each(|uid| recovery::remove(&kubelet.dirs.pod(uid)));
+            again.push(object);
         } else {
-            mark_failed(kubelet.clone(), object.clone(), RESTARTED.into()).await;
+            mark_failed(kubelet.clone(), object, RESTARTED.into()).await;
         }
     }
     again
@@ -330,20 +341,16 @@ async fn clean(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
 
 async fn deletions(kubelet: &Kubelet, resource: &Resource, shutdown: &CancellationToken, remove: impl Fn(&str, &str)) {
     while !shutdown.is_cancelled() {
-        if let Ok((_, version)) = kubelet.api.list(resource).await {
-            let mut changes = kubelet.api.watch(resource, version);
-            loop {
-                let event = tokio::select! {
-                    event = changes.next() => event,
-                    () = shutdown.cancelled() => return,
-                };
-                let Some(Ok(event)) = event else { break };
-                let text = |path| event.object.pointer(path).and_then(Value::as_str);
-                if let (EventKind::Deleted, Some(namespace), Some(name)) =
-                    (event.kind, text("/metadata/namespace"), text("/metadata/name"))
-                {
-                    remove(namespace, name);
-                }
+        let (_, version) = kubelet.api.list(resource);
+        let mut changes = kubelet.api.watch_raw(resource, version);
+        loop {
+            let event = tokio::select! {
+                event = changes.next() => event,
+                () = shutdown.cancelled() => return,
+            };
+            let Some(Ok(event)) = event else { break };
+            if event.kind == EventKind::Deleted {
+                remove(event.object.namespace(), event.object.name());
             }
         }
         tokio::select! { () = tokio::time::sleep(RETRY) => {}, () = shutdown.cancelled() => {} }

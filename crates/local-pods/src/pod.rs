@@ -41,7 +41,6 @@ const RETRIES: [u64; 5] = [20, 100, 500, 2000, 5000];
 const TERMINATED: i32 = 143;
 /// Code with which Argo's executor ends when a resource template fails.
 const RESOURCE_FAILED: i32 = 64;
-const TEMPLATE_OF: &str = "workflows.argoproj.io/workflow";
 
 /// What the outside wants of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -172,7 +171,7 @@ impl Life {
                 return Ok(());
             }
         };
-        let earlier = retry::earlier_attempts(&*self.kubelet.api, &self.pod).await;
+        let earlier = retry::earlier_attempts(&*self.kubelet.api, &self.pod);
         let (kubelet, pod, shared) = (self.kubelet.clone(), self.pod.clone(), sources.clone());
         let prepare = move || container::prepare_pod(&kubelet, &pod, &shared, &earlier);
         let prepared = tokio::task::spawn_blocking(prepare).await;
@@ -276,7 +275,7 @@ impl Life {
         let artifacts = if main { self.artifacts.clone() } else { Vec::new() };
         let outputs = self.contract.as_deref().filter(|_| main).map(container::declared).unwrap_or_default();
         let planned = tokio::task::spawn_blocking(move || {
-            let workflow = pod.metadata.labels.get(TEMPLATE_OF).map(String::as_str);
+            let workflow = pod.metadata.labels.get(retry::WORKFLOW).map(String::as_str);
             let log = kubelet.logs.begin(&pod.metadata.namespace, &pod.metadata.name, &c.name, workflow);
             let log = log.map_err(|e| format!("begin the log of container \"{}\": {e}", c.name))?;
             container::plan(&kubelet, &pod, &c, &volumes, &sources, &artifacts, &outputs).map(|plan| (plan, log))

@@ -5,7 +5,7 @@ use jsonpath_rust::JsonPath as _;
 use kfp_core::argo::Template;
 use serde_json::{Value, json};
 
-use crate::api::{Api, ApiError, EventKind, Patch, Resource};
+use crate::api::{Api, ApiError, EventKind, Patch, RawObject, Resource};
 use crate::condition::{self, Requirement};
 use crate::logs::LogWriter;
 use crate::outputs::TEMPLATE;
@@ -125,22 +125,15 @@ async fn wait(
     };
     let gone = || format!("{}/{name} has been deleted while its status was still being checked", kind.qualified());
     loop {
-        let (items, version) =
-            api.list(kind).await.map_err(|e| format!("look for {}/{name}: {e}", kind.qualified()))?;
-        let own = |object: &Value| {
-            let meta = &object["metadata"];
-            meta["name"] == name && meta["namespace"].as_str().unwrap_or_default() == namespace
-        };
-        match items.iter().find(|object| own(object)) {
-            None => return Err(gone()),
-            Some(object) => {
-                if let Some(decided) = decide(object) {
-                    return decided;
-                }
-            }
+        let (items, version) = api.list(kind);
+        let own = |object: &RawObject| object.name() == name && object.namespace() == namespace;
+        let Some(object) = items.iter().find(|object| own(object)) else { return Err(gone()) };
+        let unreadable = |e| format!("look for {}/{name}: {e}", kind.qualified());
+        if let Some(decided) = decide(&*object.parse().map_err(unreadable)?) {
+            return decided;
         }
         drop(items);
-        let mut changes = api.watch(kind, version);
+        let mut changes = api.watch_raw(kind, version);
         while let Some(Ok(event)) = changes.next().await {
             if event.kind == EventKind::Bookmark || !own(&event.object) {
                 continue;
@@ -148,7 +141,7 @@ async fn wait(
             if event.kind == EventKind::Deleted {
                 return Err(gone());
             }
-            if let Some(decided) = decide(&event.object) {
+            if let Some(decided) = decide(&*event.object.parse().map_err(unreadable)?) {
                 return decided;
             }
         }

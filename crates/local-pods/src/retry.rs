@@ -8,35 +8,38 @@
 use std::path::Path;
 
 use crate::api::{Api, resources::PODS};
+use crate::kubelet::is_over;
 use crate::recovery;
 use crate::spec::Pod;
 
 /// Annotation with the identifier of the Retry node whose attempt the pod is, set by the engine.
 pub(crate) const PARENT: &str = "workflows.argoproj.io/retry-parent";
+/// Label with the name of the pod's Workflow.
+pub(crate) const WORKFLOW: &str = "workflows.argoproj.io/workflow";
 /// What moves on, below the pod's root.
 const SCRATCH: [&str; 2] = ["tmp", "kfp-work"];
 /// What does not: outputs of the attempt before must not pass for those of this one.
 const OUTPUTS: [&str; 3] = ["tmp/kfp", "tmp/kfp_outputs", "tmp/outputs"];
 
 /// Identities of the other attempts of a pod's task.
-pub(crate) async fn earlier_attempts(api: &dyn Api, pod: &Pod) -> Vec<String> {
+pub(crate) fn earlier_attempts(api: &dyn Api, pod: &Pod) -> Vec<String> {
     let meta = &pod.metadata;
     let Some(parent) = meta.annotations.get(PARENT) else { return Vec::new() };
-    let items = match api.list(&PODS).await {
-        Ok((items, _)) => items,
-        Err(error) => {
-            tracing::warn!(pod = %meta.name, %error, "cannot list the attempts before this one");
-            return Vec::new();
-        }
-    };
-    let attempts = items.iter().filter(|other| {
-        let metadata = &other["metadata"];
-        metadata["namespace"] == meta.namespace.as_str()
-            && metadata["annotations"][PARENT] == parent.as_str()
-            && metadata["uid"] != meta.uid.as_str()
-            && matches!(other["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    let workflow = meta.labels.get(WORKFLOW).map(String::as_str);
+    let attempts = api.list(&PODS).0.into_iter().filter(|other| {
+        other.namespace() == meta.namespace
+            && other.label(WORKFLOW) == workflow
+            && other.uid() != Some(meta.uid.as_str())
+            && is_over(other)
+            && match other.parse() {
+                Ok(other) => other["metadata"]["annotations"][PARENT] == parent.as_str(),
+                Err(error) => {
+                    tracing::warn!(pod = %meta.name, %error, "cannot read a pod that may be an attempt before this one");
+                    false
+                }
+            }
     });
-    attempts.filter_map(|other| other["metadata"]["uid"].as_str().map(str::to_owned)).collect()
+    attempts.filter_map(|other| other.uid().map(str::to_owned)).collect()
 }
 
 /// Moves the scratch of an earlier attempt into the root of this one. Only the last attempt still has it.

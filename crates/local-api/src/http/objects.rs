@@ -88,10 +88,10 @@ impl Request<'_> {
 
     fn get(&self, name: &str) -> Result<Response, ApiError> {
         let stored = self.context.cluster.stored(&self.r, self.place()?, name)?;
-        match self.form()?.verbatim(&self.r, &stored) {
+        match self.form()?.verbatim(&self.r, &stored)? {
             Some(json) => Ok(with(StatusCode::OK, "application/json", Body::from(json))),
-            None if self.form()? == Form::Metadata => Ok(status_json(StatusCode::OK, &partial(&stored))),
-            None => self.single(StatusCode::OK, &stored.object()),
+            None if self.form()? == Form::Metadata => Ok(status_json(StatusCode::OK, &partial(&stored)?)),
+            None => self.single(StatusCode::OK, &*stored.object()?),
         }
     }
 
@@ -118,7 +118,7 @@ impl Request<'_> {
         };
         let meta = Meta { version, next, remaining };
         let columns = self.context.cluster.shared().read().registry.columns(&self.r).to_vec();
-        self.form()?.list(&self.r, &columns, &page.items, meta)
+        self.form()?.list(&self.r, columns, page.items, meta)
     }
 
     /// Refuses versions that cannot be served: there is only the current state.
@@ -251,7 +251,10 @@ impl Request<'_> {
         let results: Vec<Result<Deleted, ApiError>> = futures::stream::iter(page.items)
             .map(|object| {
                 let options = options.clone();
-                async move { cluster.delete_with(&self.r, object.namespace(), object.name(), options).await }
+                async move {
+                    let head = object.head();
+                    cluster.delete_with(&self.r, head.namespace(), head.name(), options).await
+                }
             })
             .buffered(PARALLEL_DELETES)
             .collect()
@@ -265,7 +268,7 @@ impl Request<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Form::Plain.list(&self.r, &[], &items, Meta { version, next: None, remaining: None })
+        Form::Plain.list(&self.r, Vec::new(), items, Meta { version, next: None, remaining: None })
     }
 }
 

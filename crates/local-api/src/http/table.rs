@@ -7,13 +7,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, StatusCode, header};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::query::Query;
-use super::response::{Response, status_json, with};
+use super::response::{Response, with};
 use crate::registry::Column;
-use crate::store::Stored;
+use crate::store::{Json, Stored};
 use crate::{ApiError, Resource, object, resources};
 
 /// What a client accepts.
@@ -84,29 +83,39 @@ impl Form {
             Self::Metadata => Cow::Owned(partial_of(&object["metadata"])),
             Self::Table(include) => {
                 let version = json!({"resourceVersion": object::meta(object, "resourceVersion")});
-                Cow::Owned(table(r, columns, std::iter::once(object), include, version))
+                Cow::Owned(json!({
+                    "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": version,
+                    "columnDefinitions": definitions(r, columns),
+                    "rows": [row(r, columns, object, include, Utc::now())],
+                }))
             }
         }
     }
 
     /// The JSON of an object that is shown just as it is kept, without copying it.
-    pub(super) fn verbatim(self, r: &Resource, stored: &Arc<Stored>) -> Option<Bytes> {
-        struct Json(Arc<Stored>);
-        impl AsRef<[u8]> for Json {
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub(super) fn verbatim(self, r: &Resource, stored: &Stored) -> Result<Option<Bytes>, ApiError> {
+        struct Text(Json);
+        impl AsRef<[u8]> for Text {
             fn as_ref(&self) -> &[u8] {
-                self.0.json().as_bytes()
+                self.0.as_bytes()
             }
         }
-        let shown = self == Self::Plain && stored.api_version() == r.api_version();
-        shown.then(|| Bytes::from_owner(Json(stored.clone())))
+        let shown = self == Self::Plain && stored.head().api_version() == r.api_version();
+        shown.then(|| stored.json().map(|json| Bytes::from_owner(Text(json)))).transpose()
     }
 
-    /// A list.
+    /// A list. A long one is sent in pieces, and its objects are read when their piece is.
+    ///
+    /// # Errors
+    /// 500 when an object of a short list cannot be read; a long one breaks off.
     pub(super) fn list(
         self,
         r: &Resource,
-        columns: &[Column],
-        items: &[Arc<Stored>],
+        columns: Vec<Column>,
+        items: Vec<Arc<Stored>>,
         meta: Meta,
     ) -> Result<Response, ApiError> {
         let mut metadata = json!({ "resourceVersion": meta.version.to_string() });
@@ -116,45 +125,68 @@ impl Form {
         if let Some(remaining) = meta.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct List {
-            kind: String,
-            api_version: String,
-            metadata: Value,
-            items: Vec<Value>,
-        }
-        Ok(match self {
-            Self::Plain => {
-                let wanted = r.api_version();
-                let mut body = format!(
-                    "{{\"kind\":\"{}List\",\"apiVersion\":\"{wanted}\",\"metadata\":{metadata},\"items\":[",
-                    r.kind
-                );
-                for (at, stored) in items.iter().enumerate() {
-                    if at > 0 {
-                        body.push(',');
-                    }
-                    if stored.api_version() == wanted {
-                        body.push_str(stored.json());
-                    } else {
-                        body.push_str(&versioned(r, &stored.object()).to_string());
-                    }
+        let (kind, version, rest) = match self {
+            Self::Plain => (format!("{}List", r.kind), r.api_version(), "\"items\":[".to_string()),
+            Self::Metadata => ("PartialObjectMetadataList".into(), "meta.k8s.io/v1".into(), "\"items\":[".to_string()),
+            Self::Table(_) => {
+                let definitions = Value::from(definitions(r, &columns));
+                ("Table".into(), "meta.k8s.io/v1".into(), format!("\"columnDefinitions\":{definitions},\"rows\":["))
+            }
+        };
+        let start = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},{rest}");
+        let short = items.iter().map(|stored| stored.size()).sum::<usize>() <= SHORT;
+        let mut list =
+            List { form: self, r: *r, columns, now: Utc::now(), items: items.into_iter(), next: Some(start) };
+        let body = if short {
+            Body::from(list.piece(usize::MAX)?.unwrap_or_default())
+        } else {
+            Body::from_stream(futures::stream::iter(std::iter::from_fn(move || list.piece(PIECE).transpose())))
+        };
+        Ok(with(StatusCode::OK, "application/json", body))
+    }
+}
+
+/// Up to this many bytes of objects make a list that is sent whole.
+const SHORT: usize = 256 << 10;
+/// Bytes after which a piece of a longer list is sent.
+const PIECE: usize = 64 << 10;
+
+/// A list on its way to the client.
+struct List {
+    form: Form,
+    r: Resource,
+    columns: Vec<Column>,
+    now: DateTime<Utc>,
+    items: std::vec::IntoIter<Arc<Stored>>,
+    /// What comes before the next object; nothing after the end.
+    next: Option<String>,
+}
+
+impl List {
+    /// The next piece, of that many bytes or little more; `None` at the end.
+    fn piece(&mut self, size: usize) -> Result<Option<String>, ApiError> {
+        let Some(mut out) = self.next.take() else { return Ok(None) };
+        while let Some(stored) = self.items.next() {
+            match self.form {
+                Form::Plain if stored.head().api_version() == self.r.api_version() => out.push_str(&stored.json()?),
+                Form::Plain => out.push_str(&versioned(&self.r, &*stored.object()?).to_string()),
+                Form::Metadata => out.push_str(&partial(&stored)?.to_string()),
+                Form::Table(include) => {
+                    let row = row(&self.r, &self.columns, &*stored.object()?, include, self.now);
+                    out.push_str(&row.to_string());
                 }
-                body.push_str("]}");
-                with(StatusCode::OK, "application/json", Body::from(body))
             }
-            Self::Metadata => {
-                let items = items.iter().map(|stored| partial(stored)).collect();
-                let (kind, api_version) = ("PartialObjectMetadataList".into(), "meta.k8s.io/v1".into());
-                status_json(StatusCode::OK, &List { kind, api_version, metadata, items })
+            let last = self.items.as_slice().is_empty();
+            if !last {
+                out.push(',');
+                if out.len() >= size {
+                    self.next = Some(String::new());
+                    return Ok(Some(out));
+                }
             }
-            Self::Table(include) => {
-                let objects: Vec<Arc<Value>> = items.iter().map(|stored| stored.object()).collect();
-                let items = objects.iter().map(Arc::as_ref);
-                status_json(StatusCode::OK, &table(r, columns, items, include, metadata))
-            }
-        })
+        }
+        out.push_str("]}");
+        Ok(Some(out))
     }
 }
 
@@ -170,26 +202,22 @@ fn versioned<'a>(r: &Resource, object: &'a Value) -> Cow<'a, Value> {
 }
 
 /// Metadata only, read without parsing the rest.
-pub(super) fn partial(stored: &Stored) -> Value {
-    partial_of(&stored.metadata())
+///
+/// # Errors
+/// 500 when it cannot be read.
+pub(super) fn partial(stored: &Stored) -> Result<Value, ApiError> {
+    Ok(partial_of(&stored.metadata()?))
 }
 
 fn partial_of(metadata: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 
-fn table<'a>(
-    r: &Resource,
-    columns: &[Column],
-    items: impl Iterator<Item = &'a Value>,
-    include: Include,
-    metadata: Value,
-) -> Value {
-    let now = Utc::now();
-    let pods = *r == resources::PODS;
+/// What the cells of a table's rows mean.
+fn definitions(r: &Resource, columns: &[Column]) -> Vec<Value> {
     let definition = |name: &str, kind: &str, format: &str, priority: i64| json!({"name": name, "type": kind, "format": format, "description": "", "priority": priority});
     let mut definitions = vec![definition("Name", "string", "name", 0)];
-    if pods {
+    if *r == resources::PODS {
         for (name, kind, priority) in [
             ("Ready", "string", 0),
             ("Status", "string", 0),
@@ -205,29 +233,26 @@ fn table<'a>(
     } else {
         definitions.extend(columns.iter().map(|c| definition(&c.name, &c.kind, "", c.priority)));
     }
-    let rows: Vec<Value> = items
-        .map(|object| {
-            let mut cells = vec![object["metadata"]["name"].clone()];
-            if pods {
-                cells.extend(pod_cells(object, now));
-            } else if columns.is_empty() {
-                cells.push(age(&object["metadata"]["creationTimestamp"], now));
-            } else {
-                cells.extend(columns.iter().map(|column| cell(column, object, now)));
-            }
-            let mut row = json!({ "cells": cells });
-            match include {
-                Include::Metadata => row["object"] = partial_of(&object["metadata"]),
-                Include::Object => row["object"] = object.clone(),
-                Include::None => {}
-            }
-            row
-        })
-        .collect();
-    json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": definitions,
-        "rows": rows,
-    })
+    definitions
+}
+
+/// An object as a row of a table.
+fn row(r: &Resource, columns: &[Column], object: &Value, include: Include, now: DateTime<Utc>) -> Value {
+    let mut cells = vec![object["metadata"]["name"].clone()];
+    if *r == resources::PODS {
+        cells.extend(pod_cells(object, now));
+    } else if columns.is_empty() {
+        cells.push(age(&object["metadata"]["creationTimestamp"], now));
+    } else {
+        cells.extend(columns.iter().map(|column| cell(column, object, now)));
+    }
+    let mut row = json!({ "cells": cells });
+    match include {
+        Include::Metadata => row["object"] = partial_of(&object["metadata"]),
+        Include::Object => row["object"] = object.clone(),
+        Include::None => {}
+    }
+    row
 }
 
 fn cell(column: &Column, object: &Value, now: DateTime<Utc>) -> Value {

@@ -10,9 +10,9 @@ use http::StatusCode;
 use super::query::Query;
 use super::response::{Response, with};
 use super::server::Context;
-use super::table::Form;
+use super::table::{Form, partial};
 use crate::registry::Column;
-use crate::watch::{Request, Seen};
+use crate::watch::{Request, Seen, until_error};
 use crate::{ApiError, EventKind, Resource, Selectors};
 
 /// How long a watch without `timeoutSeconds` lasts, as in Kubernetes (30 to 60 minutes).
@@ -62,10 +62,9 @@ pub(super) fn stream(
     let r = *r;
     let timeout = query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_TIMEOUT);
     let ended = context.shutdown.clone().cancelled_owned();
-    let lines = context
-        .cluster
-        .watch_with(&r, request)
-        .map(move |event| Line::of(event, &r, &columns, form))
+    let events = context.cluster.watch_with(&r, request);
+    let lines = until_error(events.map(move |event| Line::of(&event?, &r, &columns, form)))
+        .map(|line| line.unwrap_or_else(|error| Line::error(&error)))
         .ready_chunks(CHUNK)
         .flat_map(|lines| futures::stream::iter(join(lines)))
         .map(Ok::<Bytes, std::convert::Infallible>)
@@ -81,20 +80,25 @@ struct Line {
 }
 
 impl Line {
-    fn of(event: Result<Seen, ApiError>, r: &Resource, columns: &[Column], form: Form) -> Self {
-        let shown =
-            event.and_then(|seen| Ok(Self { kind: seen.kind.as_str(), object: show(&seen, r, columns, form)? }));
-        shown.unwrap_or_else(|error| Self { kind: "ERROR", object: error.to_status().to_string().into() })
+    fn of(seen: &Seen, r: &Resource, columns: &[Column], form: Form) -> Result<Self, ApiError> {
+        Ok(Self { kind: seen.kind.as_str(), object: show(seen, r, columns, form)? })
+    }
+
+    fn error(error: &ApiError) -> Self {
+        Self { kind: "ERROR", object: error.to_status().to_string().into() }
     }
 }
 
 /// The object of an event as JSON. Bookmarks are sent as they are in every form.
 fn show(seen: &Seen, r: &Resource, columns: &[Column], form: Form) -> Result<Bytes, ApiError> {
     let plain = if seen.kind == EventKind::Bookmark { Form::Plain } else { form };
-    if let Some(json) = plain.verbatim(r, &seen.object) {
+    if let Some(json) = plain.verbatim(r, &seen.object)? {
         return Ok(json);
     }
-    let json = serde_json::to_vec(&form.single(r, columns, &seen.object.object()));
+    if seen.kind != EventKind::Bookmark && form == Form::Metadata {
+        return Ok(partial(&seen.object)?.to_string().into());
+    }
+    let json = serde_json::to_vec(&form.single(r, columns, &*seen.object.object()?));
     json.map(Bytes::from).map_err(|error| ApiError::internal(format!("cannot encode an event: {error}")))
 }
 

@@ -71,12 +71,11 @@ fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagatio
     if propagation == Propagation::Orphan
         && let Some(uid) = object::uid(old)
     {
-        for (dependent, object) in txn.dependents(uid) {
-            disown(txn, &dependent, &object, uid);
+        for dependent in txn.dependents(uid) {
+            disown(txn, &dependent, uid);
         }
     }
-    let blocking = propagation == Propagation::Foreground
-        && object::uid(old).is_some_and(|uid| txn.dependents(uid).iter().any(|(_, d)| blocks(d, uid)));
+    let blocking = propagation == Propagation::Foreground && object::uid(old).is_some_and(|uid| is_blocked(txn, uid));
     if blocking && !finalizers.iter().any(|f| f == FOREGROUND) {
         finalizers.push(FOREGROUND.into());
     }
@@ -97,17 +96,7 @@ fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagatio
     object::set_meta(&mut object, "finalizers", json!(finalizers));
     let stored = if object == **old { old.clone() } else { txn.put(key, object) };
     if blocking && let Some(uid) = object::uid(&stored).map(str::to_string) {
-        for (dependent, object) in txn.dependents(&uid) {
-            // It may be gone already, as a dependent of one before it.
-            if !txn.exists(&dependent) {
-                continue;
-            }
-            if solely(txn, &object, &uid) {
-                start(txn, &dependent, &object, Propagation::Foreground);
-            } else {
-                disown(txn, &dependent, &object, &uid);
-            }
-        }
+        leave(txn, &uid, Propagation::Foreground);
         release(txn, &uid);
     }
     match txn.get(key) {
@@ -120,16 +109,7 @@ fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagatio
 pub(super) fn remove(txn: &mut Txn<'_>, key: &Key) -> Option<Arc<Value>> {
     let last = txn.remove(key)?;
     if let Some(uid) = object::uid(&last) {
-        for (dependent, object) in txn.dependents(uid) {
-            if !txn.exists(&dependent) {
-                continue;
-            }
-            if solely(txn, &object, uid) {
-                start(txn, &dependent, &object, Propagation::Background);
-            } else {
-                disown(txn, &dependent, &object, uid);
-            }
-        }
+        leave(txn, uid, Propagation::Background);
     }
     let definitions = resources::CUSTOM_RESOURCE_DEFINITIONS;
     if key.table == (definitions.group, definitions.plural) {
@@ -146,17 +126,32 @@ pub(super) fn remove(txn: &mut Txn<'_>, key: &Key) -> Option<Arc<Value>> {
     Some(last)
 }
 
-/// Whether no other owner of the object exists.
-fn solely(txn: &Txn<'_>, object: &Value, uid: &str) -> bool {
-    !object::owner_uids(object).any(|owner| owner != uid && txn.uid_exists(owner))
+/// Deletes the dependents of an owner that goes, save those that have another one.
+fn leave(txn: &mut Txn<'_>, uid: &str, propagation: Propagation) {
+    for dependent in txn.dependents(uid) {
+        // It may be gone already, as a dependent of one before it.
+        let Some(stored) = txn.stored(&dependent) else { continue };
+        if stored.head().owners().any(|owner| owner != uid && txn.uid_exists(owner)) {
+            disown(txn, &dependent, uid);
+        } else if let Some(object) = txn.get(&dependent) {
+            start(txn, &dependent, &object, propagation);
+        }
+    }
 }
 
-fn blocks(object: &Value, owner: &str) -> bool {
-    object::owners(object).any(|o| o["uid"] == owner && o["blockOwnerDeletion"] == true)
+/// Whether a dependent keeps its owner from going first.
+fn is_blocked(txn: &Txn<'_>, uid: &str) -> bool {
+    txn.dependents(uid).iter().any(|key| txn.metadata(key).is_some_and(|metadata| blocks(&metadata, uid)))
 }
 
-fn disown(txn: &mut Txn<'_>, key: &Key, object: &Value, uid: &str) {
-    let mut object = object.clone();
+fn blocks(metadata: &Value, owner: &str) -> bool {
+    let owners = metadata["ownerReferences"].as_array();
+    owners.into_iter().flatten().any(|o| o["uid"] == owner && o["blockOwnerDeletion"] == true)
+}
+
+fn disown(txn: &mut Txn<'_>, key: &Key, uid: &str) {
+    let Some(object) = txn.get(key) else { return };
+    let mut object = Arc::unwrap_or_clone(object);
     let kept: Vec<Value> = object::owners(&object).filter(|owner| owner["uid"] != uid).cloned().collect();
     object::set_meta(&mut object, "ownerReferences", if kept.is_empty() { Value::Null } else { json!(kept) });
     txn.put(key, object);
@@ -164,16 +159,15 @@ fn disown(txn: &mut Txn<'_>, key: &Key, object: &Value, uid: &str) {
 
 /// Ends the foreground deletion of an owner whose last blocking dependent is gone.
 fn release(txn: &mut Txn<'_>, uid: &str) {
-    let Some((key, owner)) = txn.by_uid(uid) else { return };
+    let Some(key) = txn.by_uid(uid) else { return };
+    // The owner may be large, and most of the time it is not even being deleted.
+    let Some(owner) = txn.metadata(&key).map(|metadata| json!({"metadata": metadata})) else { return };
     let finalizers = object::finalizers(&owner);
-    if !object::is_deleting(&owner)
-        || !finalizers.iter().any(|f| f == FOREGROUND)
-        || txn.dependents(uid).iter().any(|(_, dependent)| blocks(dependent, uid))
-    {
+    if !object::is_deleting(&owner) || !finalizers.iter().any(|f| f == FOREGROUND) || is_blocked(txn, uid) {
         return;
     }
     let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FOREGROUND).collect();
-    let mut object = owner.as_ref().clone();
+    let Some(mut object) = txn.get(&key).map(Arc::unwrap_or_clone) else { return };
     object::set_meta(&mut object, "finalizers", if rest.is_empty() { Value::Null } else { json!(rest) });
     txn.put(&key, object);
     if rest.is_empty() {
@@ -184,7 +178,7 @@ fn release(txn: &mut Txn<'_>, uid: &str) {
 /// Deletes what a namespace contains; false when finalizers hold something.
 fn empty_namespace(txn: &mut Txn<'_>, namespace: &str) -> bool {
     let mut empty = true;
-    for (key, _) in contents(txn, namespace) {
+    for key in contents(txn, namespace) {
         if let Some(object) = txn.get(&key) {
             empty &= start(txn, &key, &object, Propagation::Background).gone;
         }
@@ -192,9 +186,9 @@ fn empty_namespace(txn: &mut Txn<'_>, namespace: &str) -> bool {
     empty
 }
 
-fn contents(txn: &Txn<'_>, namespace: &str) -> Vec<(Key, Arc<Value>)> {
+fn contents(txn: &Txn<'_>, namespace: &str) -> Vec<Key> {
     let tables = txn.tables().into_iter();
-    tables.flat_map(|table| txn.list(table, Some(namespace))).collect()
+    tables.flat_map(|table| txn.list(table, Some(namespace))).map(|(key, _)| key).collect()
 }
 
 /// Marks a namespace whose last objects wait for their finalizers.

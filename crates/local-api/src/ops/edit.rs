@@ -142,17 +142,17 @@ pub(crate) fn edit(
         return Err(ApiError::internal(format!("{}: {why}", r.plural)));
     }
     let key = Key::new(r, namespace, name);
-    let old = txn.stored(&key).filter(|old| old.uid() == Some(uid)).cloned();
+    let old = txn.stored(&key).filter(|old| old.head().uid() == Some(uid)).cloned();
     let old = old.ok_or_else(|| ApiError::not_found(r, name))?;
     let broken = |error| ApiError::internal(format!("{} \"{name}\" cannot be read: {error}", r.plural));
     let revision = txn.next();
     edits.set(&["metadata", "resourceVersion"], revision.to_string().into());
     if edits.members.contains_key("status") {
-        let generation = old.metadata()["generation"].as_i64().unwrap_or(1);
+        let generation = old.metadata()?["generation"].as_i64().unwrap_or(1);
         edits.set(&["metadata", "generation"], (generation + 1).into());
     }
-    let stored = edits.apply(old.json()).and_then(Stored::parse).map_err(broken)?;
-    object::check_meta(r, name, &serde_json::json!({"metadata": stored.metadata()}))?;
+    let stored = edits.apply(&old.json()?).and_then(Stored::parse).map_err(broken)?;
+    object::check_meta(r, name, &serde_json::json!({"metadata": stored.metadata()?}))?;
     txn.put_json(&key, std::sync::Arc::new(stored));
     Ok(revision)
 }

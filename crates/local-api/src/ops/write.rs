@@ -59,7 +59,7 @@ pub(crate) fn create(
         None => draw_name(txn, r, &namespace, &object)?,
     };
     let key = Key::new(r, &namespace, &name);
-    if txn.get(&key).is_some() {
+    if txn.exists(&key) {
         return Err(ApiError::already_exists(r, &name));
     }
     for (field, value) in [
@@ -360,12 +360,11 @@ fn sweep_events(txn: &mut Txn<'_>, created: &Key) {
     if txn.count(created.table) < MAX_EVENT_OBJECTS {
         return;
     }
-    let version = |object: &Value| object::meta(object, "resourceVersion").and_then(|v| v.parse::<u64>().ok());
     let mut events = txn.list(created.table, None);
     if events.len() <= MAX_EVENT_OBJECTS {
         return;
     }
-    events.sort_by_key(|(_, object)| version(object));
+    events.sort_by_key(|(_, object)| object.head().revision());
     for (key, _) in events.into_iter().take(EVENT_SWEEP).filter(|(key, _)| key != created) {
         txn.remove(&key);
     }

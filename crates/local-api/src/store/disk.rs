@@ -1,20 +1,22 @@
 //! The SQLite file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
+use super::bodies::Bodies;
 use super::state::{Key, State};
-use super::stored::Stored;
+use super::stored::{Json, Stored};
 use super::txn::Overlay;
 use crate::Error;
 use crate::registry::{Registry, intern};
 use crate::resource::resources;
 
 /// Name of the database file inside the data directory.
-const FILE: &str = "kubernetes.db";
+pub(super) const FILE: &str = "kubernetes.db";
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS objects (
@@ -26,7 +28,7 @@ const SCHEMA: &[&str] = &[
 /// Rows per statement. Fixed sizes, so that SQLite prepares each statement once.
 const CHUNKS: [usize; 3] = [64, 8, 1];
 
-/// One connection: the file has one writer and is read only at start.
+/// The connection that writes; what is read after the start goes through [`Bodies`].
 pub(crate) struct Disk {
     connection: SqliteConnection,
     dir: PathBuf,
@@ -42,7 +44,7 @@ impl Disk {
             // A killed process loses nothing; a power cut may lose the last moments, never consistency.
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5))
-            // Every object is in memory anyway; pages are written once and not read again. In KiB.
+            // Pages are written once; who reads has a connection of its own. In KiB.
             .pragma("cache_size", "-256")
             .disable_statement_logging();
         let mut connection = options.connect().await.map_err(database)?;
@@ -52,8 +54,8 @@ impl Disk {
         Ok(Self { connection, dir: dir.to_path_buf() })
     }
 
-    /// Reads everything. Types of stored CustomResourceDefinitions are registered.
-    pub(crate) async fn load(&mut self) -> Result<State, Error> {
+    /// Reads the heads of all objects. Types of stored CustomResourceDefinitions are registered.
+    pub(crate) async fn load(&mut self, bodies: &Arc<Bodies>) -> Result<State, Error> {
         use futures::TryStreamExt as _;
         let dir = self.dir.clone();
         let database = |source| Error::Database { dir: dir.clone(), source };
@@ -67,13 +69,14 @@ impl Disk {
         while let Some(row) = rows.try_next().await.map_err(database)? {
             let text = |column: usize| row.try_get::<&str, _>(column).map_err(database);
             let (group, plural, namespace, name, body) = (text(0)?, text(1)?, text(2)?, text(3)?, text(4)?);
-            let object = Stored::parse(body)
-                .map_err(|source| Error::Corrupt { key: format!("{plural}.{group}/{namespace}/{name}"), source })?;
+            let corrupt = |source| Error::Corrupt { key: format!("{plural}.{group}/{namespace}/{name}"), source };
+            let object = Stored::parse(body).map_err(corrupt)?;
             let key = Key { table: (intern(group), intern(plural)), namespace: namespace.into(), name: name.into() };
             let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
             if key.table == (crd.group, crd.plural) {
-                state.registry.define(&object.object());
+                state.registry.define(&serde_json::from_str(body).map_err(corrupt)?);
             }
+            drop(object.release(key.table, bodies));
             state.load(key, object);
         }
         drop(rows);
@@ -92,11 +95,11 @@ impl Disk {
 
     async fn write(&mut self, overlay: &Overlay, revision: u64) -> Result<(), sqlx::Error> {
         sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
-        let mut upserts: Vec<(&Key, &str)> = Vec::new();
+        let mut upserts: Vec<(&Key, Json)> = Vec::new();
         let mut deletes: Vec<&Key> = Vec::new();
         for (key, object) in overlay.latest() {
             match object {
-                Some(object) => upserts.push((key, object.json())),
+                Some(object) => upserts.push((key, object.json().map_err(|error| sqlx::Error::Encode(error.into()))?)),
                 None => deletes.push(key),
             }
         }
@@ -111,9 +114,9 @@ impl Disk {
                 query = query
                     .bind(key.table.0)
                     .bind(key.table.1)
-                    .bind(key.namespace.clone())
-                    .bind(key.name.clone())
-                    .bind((*body).to_string());
+                    .bind(key.namespace.to_string())
+                    .bind(key.name.to_string())
+                    .bind(body.to_string());
             }
             query.execute(&mut self.connection).await?;
         }
@@ -122,7 +125,11 @@ impl Disk {
             let sql = format!("DELETE FROM objects WHERE (api_group, plural, namespace, name) IN (VALUES {values})");
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for key in chunk {
-                query = query.bind(key.table.0).bind(key.table.1).bind(key.namespace.clone()).bind(key.name.clone());
+                query = query
+                    .bind(key.table.0)
+                    .bind(key.table.1)
+                    .bind(key.namespace.to_string())
+                    .bind(key.name.to_string());
             }
             query.execute(&mut self.connection).await?;
         }
@@ -134,8 +141,11 @@ impl Disk {
         Ok(())
     }
 
-    /// Closes the file, folding the write-ahead log into it.
-    pub(crate) async fn close(self) {
+    /// Closes the file, folding the write-ahead log into it: who still reads would otherwise keep that from happening.
+    pub(crate) async fn close(mut self) {
+        if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.connection).await {
+            tracing::warn!(%error, "folding the log into the object database");
+        }
         if let Err(error) = self.connection.close().await {
             tracing::warn!(%error, "closing the object database");
         }

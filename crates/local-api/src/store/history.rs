@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::head::Head;
 use super::stored::Stored;
 
 /// Most changes kept per resource type.
 const MAX_EVENTS: usize = 4096;
-/// Most bytes of changed objects kept per resource type. They are kept as JSON, so this is what they
-/// take in memory.
+/// Most bytes of changed objects kept per resource type. What has changed again is in memory as JSON, so this is
+/// what it takes there.
 const MAX_BYTES: usize = 4 << 20;
 /// Changes kept whatever their size, so that watchers of an object as large as the bound are not
 /// thrown back to listing by its next change.
@@ -30,7 +31,7 @@ pub(crate) struct Event {
     /// After the change; for a deletion the last state, with the deletion's resourceVersion.
     pub object: Arc<Stored>,
     /// Before the change: decides whether the object leaves or enters a selection.
-    pub previous: Option<Arc<Stored>>,
+    pub previous: Option<Arc<Head>>,
 }
 
 /// A bounded queue of changes in order of revision.
@@ -48,11 +49,11 @@ impl History {
     }
 
     pub(crate) fn push(&mut self, event: Event) {
-        self.bytes += event.object.json().len();
+        self.bytes += event.object.size();
         self.events.push_back(event);
         while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > MIN_EVENTS) {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= oldest.object.json().len();
+            self.bytes -= oldest.object.size();
             self.floor = oldest.revision;
         }
     }
@@ -99,7 +100,7 @@ mod tests {
         assert!(history.after(4).is_none());
         for revision in 6..=55 {
             history.push(event(revision, MAX_BYTES / 8));
-            let kept: usize = history.after(history.floor()).unwrap().map(|event| event.object.json().len()).sum();
+            let kept: usize = history.after(history.floor()).unwrap().map(|event| event.object.size()).sum();
             assert!(kept <= MAX_BYTES && kept == history.bytes, "{kept}");
         }
         for revision in 56..=60 {

@@ -3,22 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::head::Head;
 use super::history::{Change, Event, History};
-use super::stored::{Recent, Stored};
+use super::stored::Stored;
 use crate::Resource;
 use crate::registry::Registry;
 
 /// Group and plural: versions of one resource share their objects.
 pub(crate) type TableKey = (&'static str, &'static str);
 
-/// One object's place.
+/// One object's place. Its texts are shared by all indexes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub table: TableKey,
     /// Empty for cluster-scoped objects.
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
+
+/// Namespace and name.
+type Place = (Arc<str>, Arc<str>);
 
 impl Key {
     pub(crate) fn new(r: &Resource, namespace: &str, name: &str) -> Self {
@@ -30,17 +34,13 @@ impl Key {
 /// Objects of one type.
 #[derive(Debug)]
 pub(crate) struct Table {
-    objects: BTreeMap<(String, String), Arc<Stored>>,
+    objects: BTreeMap<Place, Arc<Stored>>,
     pub history: History,
 }
 
 impl Table {
     pub(crate) fn new(floor: u64) -> Self {
         Self { objects: BTreeMap::new(), history: History::new(floor) }
-    }
-
-    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Stored>> {
-        self.objects.get(&(namespace.to_string(), name.to_string()))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -52,16 +52,17 @@ impl Table {
         &'a self,
         namespace: Option<&'a str>,
         start: Option<&(String, String)>,
-    ) -> impl Iterator<Item = (&'a (String, String), &'a Arc<Stored>)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a Place, &'a Arc<Stored>)> + use<'a> {
         use std::ops::Bound;
-        let first = (namespace.unwrap_or("").to_string(), String::new());
+        let first: Place = (namespace.unwrap_or("").into(), "".into());
+        let start = start.map(|(namespace, name)| (namespace.as_str().into(), name.as_str().into()));
         let from = match start {
-            Some(key) if *key >= first => Bound::Excluded(key.clone()),
+            Some(key) if key >= first => Bound::Excluded(key),
             _ => Bound::Included(first),
         };
         self.objects
             .range((from, Bound::Unbounded))
-            .take_while(move |((ns, _), _)| namespace.is_none_or(|wanted| ns == wanted))
+            .take_while(move |((ns, _), _)| namespace.is_none_or(|wanted| **ns == *wanted))
     }
 }
 
@@ -73,11 +74,10 @@ pub(crate) struct State {
     /// Revision at start: history before it is not known.
     floor: u64,
     tables: HashMap<TableKey, Table>,
-    by_uid: HashMap<String, Key>,
+    by_uid: HashMap<Box<str>, Key>,
     /// Owner's uid to the objects that name it.
-    dependents: HashMap<String, BTreeSet<Key>>,
+    dependents: HashMap<Box<str>, BTreeSet<Key>>,
     pub registry: Registry,
-    recent: Recent,
 }
 
 impl State {
@@ -89,7 +89,6 @@ impl State {
             by_uid: HashMap::new(),
             dependents: HashMap::new(),
             registry,
-            recent: Recent::default(),
         }
     }
 
@@ -107,7 +106,7 @@ impl State {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Stored>> {
-        self.tables.get(&key.table)?.get(&key.namespace, &key.name)
+        self.tables.get(&key.table)?.objects.get(&(key.namespace.clone(), key.name.clone()))
     }
 
     pub(crate) fn by_uid(&self, uid: &str) -> Option<&Key> {
@@ -120,7 +119,7 @@ impl State {
 
     /// Puts an object in place without an event: used when loading.
     pub(crate) fn load(&mut self, key: Key, object: Stored) {
-        self.index(&key, &object);
+        self.index(&key, object.head());
         let floor = self.floor;
         let table = self.tables.entry(key.table).or_insert_with(|| Table::new(floor));
         table.objects.insert((key.namespace, key.name), Arc::new(object));
@@ -132,7 +131,7 @@ impl State {
             self.unindex(key, previous);
         }
         if event.change != Change::Deleted {
-            self.index(key, &event.object);
+            self.index(key, event.object.head());
         }
         let floor = self.floor;
         let table = self.tables.entry(key.table).or_insert_with(|| Table::new(floor));
@@ -146,21 +145,16 @@ impl State {
         table.history.push(event);
     }
 
-    /// Keeps the parsed form of an object that was just written for a while.
-    pub(crate) fn hold(&mut self, object: Arc<serde_json::Value>, size: usize) {
-        self.recent.hold(object, size);
-    }
-
-    fn index(&mut self, key: &Key, object: &Stored) {
+    fn index(&mut self, key: &Key, object: &Head) {
         if let Some(uid) = object.uid() {
-            self.by_uid.insert(uid.to_string(), key.clone());
+            self.by_uid.insert(uid.into(), key.clone());
         }
         for owner in object.owners() {
-            self.dependents.entry(owner.to_string()).or_default().insert(key.clone());
+            self.dependents.entry(owner.into()).or_default().insert(key.clone());
         }
     }
 
-    fn unindex(&mut self, key: &Key, object: &Stored) {
+    fn unindex(&mut self, key: &Key, object: &Head) {
         if let Some(uid) = object.uid() {
             self.by_uid.remove(uid);
         }

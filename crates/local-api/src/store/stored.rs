@@ -1,31 +1,54 @@
 //! An object as it is kept.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde_json::Value;
 
-use crate::{Selectors, object};
+use super::bodies::Bodies;
+use super::head::Head;
+use super::state::TableKey;
+use crate::{ApiError, Selectors};
 
-/// An object as it is kept: its JSON and what indexes and selections look at. The parsed form takes
-/// about ten times the memory of the JSON, so it exists only while somebody uses it or while the
-/// object is among the latest few ([`Recent`]).
+/// The JSON of an object.
+pub type Json = Arc<Box<str>>;
+
+/// One version of an object: its head, and its JSON where that is in memory.
+///
+/// What is committed and current is read back from the database on demand. So that this gives the version that was
+/// asked for, the writer takes a version into memory for good ([`Stored::pin`]) before it commits the next one; who
+/// still has it, like the history, reads on as before.
+///
+/// The parsed form takes about ten times the memory of the JSON, so it exists only while somebody uses it or while
+/// the object is among the latest few.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    json: Box<str>,
-    api_version: Box<str>,
-    namespace: Box<str>,
-    name: Box<str>,
-    uid: Option<Box<str>>,
-    owners: Box<[Box<str>]>,
-    labels: Box<[(Box<str>, Box<str>)]>,
-    parsed: Mutex<Weak<Value>>,
+    head: Arc<Head>,
+    size: usize,
+    body: Mutex<Body>,
+}
+
+#[derive(Debug)]
+struct Body {
+    text: Text,
+    parsed: Weak<Value>,
+}
+
+#[derive(Debug)]
+enum Text {
+    Held(Json),
+    /// In the database, and perhaps still in memory.
+    Stored {
+        recent: Weak<Box<str>>,
+        table: TableKey,
+        bodies: Arc<Bodies>,
+    },
 }
 
 impl Stored {
     /// Keeps an object that is in use in its parsed form.
     pub(crate) fn new(object: &Arc<Value>) -> Self {
-        let stored = Self::with(object.to_string().into(), object);
-        *stored.parsed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(object);
+        let stored = Self::with(object.to_string().into(), Head::of(object));
+        stored.body().parsed = Arc::downgrade(object);
         stored
     }
 
@@ -34,122 +57,129 @@ impl Stored {
     /// # Errors
     /// When it is not JSON.
     pub(crate) fn parse(json: impl Into<Box<str>>) -> Result<Self, serde_json::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Head {
-            #[serde(default)]
-            api_version: Value,
-            #[serde(default)]
-            metadata: Value,
-        }
         let json = json.into();
-        let Head { api_version, metadata } = serde_json::from_str(&json)?;
-        Ok(Self::with(json, &serde_json::json!({"apiVersion": api_version, "metadata": metadata})))
+        let head = Head::parse(&json)?;
+        Ok(Self::with(json, head))
     }
 
-    fn with(json: Box<str>, object: &Value) -> Self {
-        let meta = |key| object::meta(object, key).unwrap_or_default().into();
-        let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-        Self {
-            json,
-            api_version: object["apiVersion"].as_str().unwrap_or_default().into(),
-            namespace: meta("namespace"),
-            name: meta("name"),
-            uid: object::uid(object).map(Into::into),
-            owners: object::owner_uids(object).map(Into::into).collect(),
-            labels: labels.filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into()))).collect(),
-            parsed: Mutex::default(),
+    fn with(json: Box<str>, head: Head) -> Self {
+        let size = json.len();
+        let text = Text::Held(Arc::new(json));
+        Self { head: Arc::new(head), size, body: Mutex::new(Body { text, parsed: Weak::new() }) }
+    }
+
+    fn body(&self) -> MutexGuard<'_, Body> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the JSON, which is in the database now, and gives it to who wants to hold it for a while.
+    pub(crate) fn release(&self, table: TableKey, bodies: &Arc<Bodies>) -> Option<Json> {
+        let mut body = self.body();
+        let Text::Held(json) = &body.text else { return None };
+        let json = json.clone();
+        body.text = Text::Stored { recent: Arc::downgrade(&json), table, bodies: bodies.clone() };
+        Some(json)
+    }
+
+    /// Takes the JSON into memory for good, before the database has another one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn pin(&self) -> Result<(), ApiError> {
+        let mut body = self.body();
+        let json = self.read(&mut body)?;
+        body.text = Text::Held(json);
+        Ok(())
+    }
+
+    /// Reads under the body's lock: a [pin](Stored::pin), and with it the next version, waits for that.
+    fn read(&self, body: &mut Body) -> Result<Json, ApiError> {
+        match &mut body.text {
+            Text::Held(json) => Ok(json.clone()),
+            Text::Stored { recent, table, bodies } => {
+                if let Some(json) = recent.upgrade() {
+                    return Ok(json);
+                }
+                let (table, namespace, name) = (*table, self.head.namespace(), self.head.name());
+                let json = bodies.read(table, namespace, name).map_err(|error| {
+                    tracing::error!(group = table.0, plural = table.1, namespace, name, %error, "reading an object");
+                    ApiError::internal(format!("cannot read {} \"{name}\": {error}", table.1))
+                })?;
+                *recent = Arc::downgrade(&json);
+                Ok(json)
+            }
         }
+    }
+
+    /// The JSON.
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub(crate) fn json(&self) -> Result<Json, ApiError> {
+        self.read(&mut self.body())
     }
 
     /// The parsed form, shared by all who use it at the same time.
-    pub(crate) fn object(&self) -> Arc<Value> {
-        let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(object) = parsed.upgrade() {
-            return object;
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub(crate) fn object(&self) -> Result<Arc<Value>, ApiError> {
+        let mut body = self.body();
+        if let Some(object) = body.parsed.upgrade() {
+            return Ok(object);
         }
-        let object = Arc::new(serde_json::from_str(&self.json).unwrap_or_else(|error| {
-            tracing::error!(name = %self.name, %error, "a stored object cannot be read");
-            Value::Null
-        }));
-        *parsed = Arc::downgrade(&object);
-        object
+        let json = self.read(&mut body)?;
+        let object = Arc::new(serde_json::from_str(&json).map_err(|error| self.unreadable(&error))?);
+        body.parsed = Arc::downgrade(&object);
+        Ok(object)
     }
 
     /// The metadata, without parsing the rest for good.
-    pub(crate) fn metadata(&self) -> Value {
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub(crate) fn metadata(&self) -> Result<Value, ApiError> {
         #[derive(serde::Deserialize)]
-        struct Head {
+        struct Object {
             #[serde(default)]
             metadata: Value,
         }
-        serde_json::from_str::<Head>(&self.json).map(|head| head.metadata).unwrap_or_default()
+        let object: Object = serde_json::from_str(&self.json()?).map_err(|error| self.unreadable(&error))?;
+        Ok(object.metadata)
     }
 
-    pub(crate) fn json(&self) -> &str {
-        &self.json
+    fn unreadable(&self, error: &serde_json::Error) -> ApiError {
+        let name = self.head.name();
+        tracing::error!(name, %error, "a stored object cannot be read");
+        ApiError::internal(format!("stored object \"{name}\" cannot be read: {error}"))
     }
 
-    pub(crate) fn api_version(&self) -> &str {
-        &self.api_version
+    pub(crate) fn head(&self) -> &Arc<Head> {
+        &self.head
     }
 
-    pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
+    /// Bytes of JSON.
+    pub(crate) fn size(&self) -> usize {
+        self.size
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn uid(&self) -> Option<&str> {
-        self.uid.as_deref()
-    }
-
-    pub(crate) fn owners(&self) -> impl Iterator<Item = &str> {
-        self.owners.iter().map(AsRef::as_ref)
-    }
-
-    /// Whether the object is selected. Parses it only for fields that are rarely asked for.
+    /// Whether the object is selected.
     pub(crate) fn matches(&self, selectors: &Selectors) -> bool {
-        let label = |key: &str| self.labels.iter().find(|(k, _)| **k == *key).map(|(_, value)| value.as_ref());
-        selectors.matches_parts(label, |path| match path {
-            "metadata.name" => self.name.to_string(),
-            "metadata.namespace" => self.namespace.to_string(),
-            other => crate::selector::field(&self.object(), other),
-        })
+        self.head.matches(selectors)
     }
 
     /// Whether anybody holds the parsed form.
     #[cfg(test)]
     pub(crate) fn is_parsed(&self) -> bool {
-        self.parsed.lock().unwrap().strong_count() > 0
+        self.body().parsed.strong_count() > 0
     }
-}
 
-/// Parsed forms of the latest objects, which are likely to be read and changed again soon.
-#[derive(Debug, Default)]
-pub(crate) struct Recent {
-    objects: std::collections::VecDeque<(Arc<Value>, usize)>,
-    bytes: usize,
-}
-
-impl Recent {
-    /// Most JSON bytes of objects held parsed.
-    pub(crate) const MAX_BYTES: usize = 512 << 10;
-    /// Larger objects are not held: one of them would displace all others.
-    pub(crate) const MAX_OBJECT: usize = 128 << 10;
-
-    /// Holds one more object, of that many bytes of JSON, and lets go of the oldest.
-    pub(crate) fn hold(&mut self, object: Arc<Value>, size: usize) {
-        if size > Self::MAX_OBJECT {
-            return;
-        }
-        self.bytes += size;
-        self.objects.push_back((object, size));
-        while self.bytes > Self::MAX_BYTES {
-            let Some((_, size)) = self.objects.pop_front() else { break };
-            self.bytes -= size;
+    /// Whether the JSON is in memory.
+    #[cfg(test)]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        match &self.body().text {
+            Text::Held(_) => true,
+            Text::Stored { recent, .. } => recent.strong_count() > 0,
         }
     }
 }
@@ -170,12 +200,12 @@ mod tests {
     fn the_parsed_form_lives_only_while_it_is_used() {
         let value = object("a", 10);
         let stored = Stored::new(&value);
-        assert!(Arc::ptr_eq(&stored.object(), &value));
+        assert!(Arc::ptr_eq(&stored.object().unwrap(), &value));
         drop(value);
         assert!(!stored.is_parsed());
-        let again = stored.object();
+        let again = stored.object().unwrap();
         assert_eq!(again["data"]["k"], "xxxxxxxxxx");
-        assert!(Arc::ptr_eq(&stored.object(), &again));
+        assert!(Arc::ptr_eq(&stored.object().unwrap(), &again));
     }
 
     #[test]
@@ -192,17 +222,5 @@ mod tests {
             assert_eq!(selectors.matches(&object("a", 10)), expected);
         }
         assert!(!stored.is_parsed());
-    }
-
-    #[test]
-    fn recent_objects_are_bounded_by_bytes() {
-        let mut recent = Recent::default();
-        for round in 0..200 {
-            recent.hold(object(&round.to_string(), 1), 100 << 10);
-        }
-        assert_eq!(recent.objects.len(), Recent::MAX_BYTES / (100 << 10));
-        let large = object("large", 1);
-        recent.hold(large.clone(), Recent::MAX_OBJECT + 1);
-        assert_eq!(Arc::strong_count(&large), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! Changes that are decided and not yet on disk.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use serde_json::Value;
 use super::history::Change;
 use super::state::{Key, State, TableKey};
 use super::stored::Stored;
-use crate::object;
 use crate::registry::Registry;
+use crate::{ApiError, object};
 
 /// A change waiting for its transaction.
 #[derive(Debug)]
@@ -36,6 +37,11 @@ impl Overlay {
         self.latest.iter().map(|(key, object)| (key, object.as_ref()))
     }
 
+    /// Whether this is the last state of the object.
+    pub(super) fn is_latest(&self, key: &Key, object: &Arc<Stored>) -> bool {
+        self.latest.get(key).and_then(Option::as_ref).is_some_and(|latest| Arc::ptr_eq(latest, object))
+    }
+
     /// Takes back everything after the first `length` changes.
     pub(crate) fn truncate(&mut self, length: usize) {
         while self.pending.len() > length {
@@ -53,11 +59,13 @@ impl Overlay {
 pub(crate) struct Txn<'a> {
     state: &'a State,
     overlay: &'a mut Overlay,
+    /// Why an object could not be read that was asked for.
+    failure: RefCell<Option<ApiError>>,
 }
 
 impl<'a> Txn<'a> {
     pub(crate) fn new(state: &'a State, overlay: &'a mut Overlay) -> Self {
-        Self { state, overlay }
+        Self { state, overlay, failure: RefCell::default() }
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -65,7 +73,22 @@ impl<'a> Txn<'a> {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Value>> {
-        self.stored(key).map(|stored| stored.object())
+        self.stored(key).and_then(|stored| self.readable(stored.object()))
+    }
+
+    /// The metadata of an object, without parsing the rest of it.
+    pub(crate) fn metadata(&self, key: &Key) -> Option<Value> {
+        self.stored(key).and_then(|stored| self.readable(stored.metadata()))
+    }
+
+    /// Remembers a failure, with which the write then ends, whatever it makes of the missing object.
+    fn readable<T>(&self, read: Result<T, ApiError>) -> Option<T> {
+        read.map_err(|error| self.failure.replace(Some(error))).ok()
+    }
+
+    /// Why an object could not be read.
+    pub(super) fn take_failure(&mut self) -> Option<ApiError> {
+        self.failure.take()
     }
 
     /// The object as it is kept.
@@ -87,22 +110,22 @@ impl<'a> Txn<'a> {
     }
 
     /// Objects of a type, in one namespace or all.
-    pub(crate) fn list(&self, table: TableKey, namespace: Option<&str>) -> Vec<(Key, Arc<Value>)> {
-        let mut found: BTreeMap<Key, Arc<Value>> = BTreeMap::new();
+    pub(crate) fn list(&self, table: TableKey, namespace: Option<&str>) -> Vec<(Key, Arc<Stored>)> {
+        let mut found: BTreeMap<Key, Arc<Stored>> = BTreeMap::new();
         if let Some(stored) = self.state.table(table) {
             for ((ns, name), object) in stored.range(namespace, None) {
                 let key = Key { table, namespace: ns.clone(), name: name.clone() };
                 if !self.overlay.latest.contains_key(&key) {
-                    found.insert(key, object.object());
+                    found.insert(key, object.clone());
                 }
             }
         }
         for (key, changed) in &self.overlay.latest {
-            if key.table == table && namespace.is_none_or(|wanted| key.namespace == wanted) {
-                match changed {
-                    Some(object) => found.insert(key.clone(), object.object()),
-                    None => found.remove(key),
-                };
+            if key.table == table
+                && namespace.is_none_or(|wanted| *key.namespace == *wanted)
+                && let Some(object) = changed
+            {
+                found.insert(key.clone(), object.clone());
             }
         }
         found.into_iter().collect()
@@ -116,31 +139,23 @@ impl<'a> Txn<'a> {
 
     /// Whether an object with this uid exists.
     pub(crate) fn uid_exists(&self, uid: &str) -> bool {
-        // Writes keep uids, so an object of this uid that is still there has not changed it.
-        self.state.by_uid(uid).is_some_and(|key| match self.overlay.latest.get(key) {
-            Some(changed) => changed.as_ref().is_some_and(|object| object.uid() == Some(uid)),
-            None => true,
-        }) || self.overlay.latest.values().flatten().any(|object| object.uid() == Some(uid))
+        self.by_uid(uid).is_some()
     }
 
-    /// The object with this uid.
-    pub(crate) fn by_uid(&self, uid: &str) -> Option<(Key, Arc<Value>)> {
-        let stored = self.state.by_uid(uid).cloned();
-        let changed =
-            self.overlay.latest.iter().find_map(|(key, object)| {
-                object.as_ref().filter(|object| object.uid() == Some(uid)).map(|_| key.clone())
-            });
-        let key = changed.or(stored)?;
-        let object = self.stored(&key).filter(|object| object.uid() == Some(uid))?.object();
-        Some((key, object))
+    /// The place of the object with this uid.
+    pub(crate) fn by_uid(&self, uid: &str) -> Option<Key> {
+        let is = |object: &Arc<Stored>| object.head().uid() == Some(uid);
+        let changed = self.overlay.latest.iter().find(|(_, object)| object.as_ref().is_some_and(is));
+        let key = changed.map(|(key, _)| key).or_else(|| self.state.by_uid(uid))?;
+        self.stored(key).is_some_and(is).then(|| key.clone())
     }
 
-    /// Objects whose ownerReferences name the uid.
-    pub(crate) fn dependents(&self, uid: &str) -> Vec<(Key, Arc<Value>)> {
-        let mut keys: BTreeSet<Key> = self.state.dependents(uid).cloned().collect();
-        keys.extend(self.overlay.latest.iter().filter(|(_, object)| object.is_some()).map(|(key, _)| key.clone()));
-        let owned = |key: &Key| self.stored(key).filter(|object| object.owners().any(|owner| owner == uid));
-        keys.into_iter().filter_map(|key| owned(&key).map(|object| (key, object.object()))).collect()
+    /// Places of the objects whose ownerReferences name the uid.
+    pub(crate) fn dependents(&self, uid: &str) -> Vec<Key> {
+        let mut keys: BTreeSet<&Key> = self.state.dependents(uid).collect();
+        keys.extend(self.overlay.latest.iter().filter(|(_, object)| object.is_some()).map(|(key, _)| key));
+        let owned = |key: &&Key| self.stored(key).is_some_and(|object| object.head().owners().any(|o| o == uid));
+        keys.into_iter().filter(owned).cloned().collect()
     }
 
     /// Stores an object under the next revision, which it sets as its resourceVersion.
@@ -176,7 +191,7 @@ impl<'a> Txn<'a> {
             revision,
             change: Change::Deleted,
             object: Arc::new(Stored::new(&object)),
-            parsed: Some(object.clone()),
+            parsed: None,
         });
         Some(object)
     }

@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::history::{Change, Event};
+use super::state::TableKey;
 use super::txn::{Overlay, Pending, Txn};
-use super::{DirLock, Disk, State};
+use super::{Bodies, DirLock, Disk, State, Stored};
 use crate::ApiError;
 use crate::resource::resources;
 
@@ -20,6 +21,7 @@ const QUEUE: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: RwLock<State>,
+    bodies: Arc<Bodies>,
     /// The committed revision; wakes watches.
     pub revision: watch::Sender<u64>,
 }
@@ -52,10 +54,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the task, which lives until [`Writer::close`] or until the last handle is dropped.
-    pub(crate) fn start(state: State, disk: Disk, lock: DirLock) -> (Self, Arc<Shared>) {
+    pub(crate) fn start(state: State, disk: Disk, bodies: Arc<Bodies>, lock: DirLock) -> (Self, Arc<Shared>) {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let revision = watch::Sender::new(state.revision);
-        let shared = Arc::new(Shared { state: RwLock::new(state), revision });
+        let shared = Arc::new(Shared { state: RwLock::new(state), bodies, revision });
         tokio::spawn(run(shared.clone(), disk, lock, queue));
         (Self { jobs }, shared)
     }
@@ -73,6 +75,8 @@ impl Writer {
             // A panic in a caller's closure must not take the store down with it.
             let decided = std::panic::catch_unwind(AssertUnwindSafe(|| decide(txn)))
                 .unwrap_or_else(|_| Err(ApiError::internal("the change could not be computed (internal error)")));
+            // What was decided without an object that could not be read is no decision.
+            let decided = txn.take_failure().map_or(decided, Err);
             if decided.is_err() {
                 txn.rollback(savepoint);
             }
@@ -137,38 +141,55 @@ async fn batch(shared: &Shared, disk: &mut Disk, writes: Vec<Decide>) {
     };
     let result = match overlay.pending.last().map(|pending| pending.revision) {
         None => Ok(()),
-        Some(revision) => match disk.commit(&overlay, revision).await {
-            Ok(()) => {
-                publish(shared, overlay);
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(%error, "storing objects");
-                Err(ApiError::internal(format!("cannot store the change: {error}")))
-            }
-        },
+        Some(revision) => commit(shared, disk, overlay, revision).await,
     };
     for acknowledge in acknowledgements {
         acknowledge(result.clone());
     }
 }
 
+async fn commit(shared: &Shared, disk: &mut Disk, overlay: Overlay, revision: u64) -> Result<(), ApiError> {
+    let replaced: Vec<(TableKey, Arc<Stored>)> = {
+        let state = shared.read();
+        overlay.latest().filter_map(|(key, _)| Some((key.table, state.get(key)?.clone()))).collect()
+    };
+    let pinned = replaced.iter().try_for_each(|(_, object)| object.pin());
+    let committed = match pinned {
+        Ok(()) => disk.commit(&overlay, revision).await.map_err(|error| {
+            tracing::error!(%error, "storing objects");
+            ApiError::internal(format!("cannot store the change: {error}"))
+        }),
+        Err(error) => Err(error),
+    };
+    match &committed {
+        Ok(()) => publish(shared, overlay),
+        Err(_) => replaced.iter().for_each(|(table, object)| drop(object.release(*table, &shared.bodies))),
+    }
+    committed
+}
+
 /// Makes a committed transaction visible.
-fn publish(shared: &Shared, overlay: Overlay) {
+fn publish(shared: &Shared, mut overlay: Overlay) {
     let revision = {
         let mut state = shared.write();
-        for Pending { key, revision, change, object, parsed } in overlay.pending {
+        for Pending { key, revision, change, object, parsed } in std::mem::take(&mut overlay.pending) {
             let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
             if key.table == (crd.group, crd.plural) {
-                match change {
-                    Change::Deleted => state.registry.undefine(&object.object()),
-                    Change::Added | Change::Modified => state.registry.define(&object.object()),
+                match (change, object.object()) {
+                    (_, Err(error)) => tracing::error!(%error, "a definition has no effect before the next start"),
+                    (Change::Deleted, Ok(crd)) => state.registry.undefine(&crd),
+                    (Change::Added | Change::Modified, Ok(crd)) => state.registry.define(&crd),
                 }
             }
-            if let Some(parsed) = parsed.filter(|_| change != Change::Deleted) {
-                state.hold(parsed, object.json().len());
+            if let Some(parsed) = parsed {
+                shared.bodies.hold_parsed(parsed, object.size());
             }
-            let previous = state.get(&key).cloned();
+            if overlay.is_latest(&key, &object)
+                && let Some(json) = object.release(key.table, &shared.bodies)
+            {
+                shared.bodies.hold_json(json);
+            }
+            let previous = state.get(&key).map(|previous| previous.head().clone());
             state.apply(&key, Event { revision, change, object, previous });
         }
         state.revision

@@ -138,32 +138,32 @@ impl Controller {
     ) -> Result<(Watch, BoxStream<'static, Result<RawEvent, ApiError>>), Error> {
         let list = |what: &'static str| move |source| Error::List { what, source };
         let all = Selectors::default();
-        let pods = cluster.list(&resources::PODS, namespace, &all).await.map_err(list("pods"))?;
+        let (pods, seen) = cluster.list_raw(&resources::PODS, namespace, &all);
         let (workflows, version) = cluster.list_raw(&resources::WORKFLOWS, namespace, &all);
-        let from = pods.resource_version.min(version);
-        let heads: Vec<(Head, RawObject)> =
-            workflows.into_iter().filter_map(|object| Some((Head::of(object.json())?, object))).collect();
-        let present: HashSet<Key> = heads.iter().map(|(head, _)| head.key.clone()).collect();
+        let from = seen.min(version);
+        let place = |workflow: &RawObject| Key::new(workflow.namespace(), workflow.name());
+        let present: HashSet<Key> = workflows.iter().filter_map(place).collect();
         self.active.retain(|key, _| present.contains(key));
         self.expiring.retain(|key, _| present.contains(key));
         let mut touched = HashSet::new();
-        let live: HashSet<(Key, String)> = pods
-            .items
-            .iter()
-            .filter_map(|pod| Some((Key::of_pod(pod)?, text(pod, "/metadata/name").to_owned())))
-            .collect();
+        let owner = |pod: &RawObject| Key::new(pod.namespace(), pod.label(names::LABEL_WORKFLOW)?);
+        let mut live: HashMap<Key, Vec<RawObject>> = HashMap::new();
+        for pod in pods {
+            if let Some(key) = owner(&pod).filter(|key| self.active.contains_key(key)) {
+                live.entry(key).or_default().push(pod);
+            }
+        }
         for (key, active) in &mut self.active {
-            active.execution.apply(
-                Event::Pods(live.iter().filter(|(of, _)| of == key).map(|(_, name)| name.clone()).collect()),
-                Utc::now(),
-            );
+            let pods = live.remove(key).unwrap_or_default();
+            let names = pods.iter().map(|pod| pod.name().to_owned()).collect();
+            active.execution.apply(Event::Pods(names), Utc::now());
+            for pod in pods.into_iter().filter(|pod| pod.is_owned_by(&active.uid)) {
+                active.execution.apply(Event::Pod(pod.parse().map_err(list("pods"))?), Utc::now());
+            }
             touched.insert(key.clone());
         }
-        for pod in pods.items {
-            self.pod(EventKind::Modified, &pod, &mut touched);
-        }
-        for (head, workflow) in heads {
-            self.workflow(EventKind::Modified, head, workflow, &mut touched).await;
+        for workflow in workflows {
+            self.workflow(EventKind::Modified, workflow, &mut touched).await.map_err(list("workflows"))?;
         }
         self.step(touched);
         Ok((
@@ -201,8 +201,9 @@ impl Controller {
                 match input {
                     Input::Pod(Ok(event)) => self.pod(event.kind, &event.object, &mut touched),
                     Input::Workflow(Ok(event)) => {
-                        if let Some(head) = Head::of(event.object.json()) {
-                            self.workflow(event.kind, head, event.object, &mut touched).await;
+                        if let Err(error) = self.workflow(event.kind, event.object, &mut touched).await {
+                            tracing::warn!(%error, "a workflow cannot be read, listing again");
+                            ended = true;
                         }
                     }
                     Input::Report(report) => self.report(report, &mut touched).await,
@@ -267,41 +268,51 @@ impl Controller {
         touched.insert(key);
     }
 
-    async fn workflow(&mut self, kind: EventKind, head: Head, object: RawObject, touched: &mut HashSet<Key>) {
-        let Head { key, uid, version, deleting, completed } = head;
+    /// Takes in a Workflow as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn workflow(
+        &mut self,
+        kind: EventKind,
+        object: RawObject,
+        touched: &mut HashSet<Key>,
+    ) -> Result<(), ApiError> {
+        let json = object.json()?;
+        let Some(Head { key, uid, version, deleting, completed }) = Head::of(&json) else { return Ok(()) };
         if kind == EventKind::Bookmark {
-            return;
+            return Ok(());
         }
         if kind == EventKind::Deleted || deleting {
             if self.active.get(&key).is_some_and(|active| active.uid == uid) {
                 self.active.remove(&key);
             }
             self.expiring.remove(&key);
-            return;
+            return Ok(());
         }
         if let Some(active) = self.active.get_mut(&key).filter(|active| active.uid == uid) {
             if active.execution.is_done() {
                 if completed {
-                    self.expire(key, uid, object.json());
+                    self.expire(key, uid, &json);
                 } else {
                     // Perhaps a retry of the run. Whether it is newer than our last write shows when that is done.
                     active.edited = Some((version, object));
                 }
             } else if version > active.written {
-                let steering = Steering::of(object.json());
+                let steering = Steering::of(&json);
                 if steering != active.steering {
                     active.execution.apply(Event::Edited(Box::new(steering.workflow())), Utc::now());
                     active.steering = steering;
                     touched.insert(key);
                 }
             }
-            return;
+            return Ok(());
         }
         if completed {
-            self.expire(key, uid, object.json());
-            return;
+            self.expire(key, uid, &json);
+            return Ok(());
         }
-        self.take_up(key, uid, object.json(), touched).await;
+        self.take_up(key, uid, &json, touched).await
     }
 
     /// Remembers when a finished Workflow is to be deleted.
@@ -312,25 +323,30 @@ impl Controller {
     }
 
     /// Begins or continues the execution of a Workflow.
-    async fn take_up(&mut self, key: Key, uid: String, object: &str, touched: &mut HashSet<Key>) {
+    ///
+    /// # Errors
+    /// When its pods cannot be read.
+    async fn take_up(
+        &mut self,
+        key: Key,
+        uid: String,
+        object: &str,
+        touched: &mut HashSet<Key>,
+    ) -> Result<(), ApiError> {
         self.expiring.remove(&key);
         let workflow: Workflow = match serde_json::from_str(object) {
             Ok(workflow) => workflow,
             Err(error) => {
                 tracing::warn!(workflow = %key, %error, "workflow cannot be read");
                 self.calls.reject(key, uid, format!("invalid spec: {error}"));
-                return;
+                return Ok(());
             }
         };
         let mut execution = Execution::with(workflow, &self.settings, Utc::now());
         let selector = Selectors::labels([(names::LABEL_WORKFLOW, key.name.as_str())]);
-        match self.calls.cluster.list(&resources::PODS, Some(&key.namespace), &selector).await {
-            Ok(pods) => {
-                for pod in pods.items.into_iter().filter(|pod| objects::owned_by(pod, &uid)) {
-                    execution.apply(Event::Pod(pod), Utc::now());
-                }
-            }
-            Err(error) => tracing::warn!(workflow = %key, %error, "cannot list the pods of a workflow"),
+        let (pods, _) = self.calls.cluster.list_raw(&resources::PODS, Some(&key.namespace), &selector);
+        for pod in pods.into_iter().filter(|pod| pod.is_owned_by(&uid)) {
+            execution.apply(Event::Pod(pod.parse()?), Utc::now());
         }
         tracing::debug!(workflow = %key, "taking up workflow");
         let active = Active {
@@ -345,6 +361,7 @@ impl Controller {
         };
         self.active.insert(key.clone(), active);
         touched.insert(key);
+        Ok(())
     }
 
     async fn report(&mut self, report: Report, touched: &mut HashSet<Key>) {
@@ -367,8 +384,10 @@ impl Controller {
                     // The watch brings what we wrote, and then it shows when the Workflow expires.
                     let edited = active.edited.take().filter(|(edited, _)| *edited > version);
                     self.active.remove(&report.key);
-                    if let Some((_, object)) = edited {
-                        self.take_up(report.key, report.uid, object.json(), touched).await;
+                    if let Some((_, object)) = edited
+                        && let Err(error) = self.workflow(EventKind::Modified, object, touched).await
+                    {
+                        tracing::warn!(workflow = %report.key, %error, "a changed workflow cannot be read");
                     }
                     return;
                 }

@@ -34,7 +34,7 @@ impl Key {
         Key::new(text(pod, "/metadata/namespace"), pod["metadata"]["labels"][names::LABEL_WORKFLOW].as_str()?)
     }
 
-    fn new(namespace: &str, name: &str) -> Option<Key> {
+    pub fn new(namespace: &str, name: &str) -> Option<Key> {
         (!name.is_empty()).then(|| Key { namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }

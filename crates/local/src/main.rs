@@ -4,27 +4,19 @@ use std::os::unix::process::CommandExt as _;
 
 const BLOCKING_THREADS: usize = 16;
 
-/// How glibc is to manage memory, where the user does not say otherwise.
-const MALLOC: [(&str, &str); 3] = [
-    // By default there are eight heaps for each processor, and what threads free in one of them is of no use to the
-    // others, which costs a quarter of the memory here.
-    ("MALLOC_ARENA_MAX", "2"),
-    // Once set, these stay. By default they grow with the largest piece ever freed, such as a Workflow of megabytes, and
-    // from then on such pieces lie between small ones in the heaps, which do not shrink again. In bytes.
-    ("MALLOC_MMAP_THRESHOLD_", "131072"),
-    ("MALLOC_TRIM_THRESHOLD_", "262144"),
-];
+/// Most heaps that glibc makes. By default it is eight for each processor, and what threads free in one of them is of
+/// no use to the others, which costs a quarter of the memory here.
+const HEAPS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
 
-/// Starts this program anew where memory management is not set: glibc reads it before the program begins.
-fn set_malloc() {
-    let missing: Vec<_> = MALLOC.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()).collect();
-    if !cfg!(target_env = "gnu") || missing.is_empty() {
+/// Starts this program anew where the number of heaps is not set: glibc reads it before the program begins.
+fn limit_heaps() {
+    if !cfg!(target_env = "gnu") || std::env::var_os(HEAPS.0).is_some() {
         return;
     }
     let mut words = std::env::args_os();
     if let (Ok(program), Some(name)) = (std::env::current_exe(), words.next()) {
         // Comes back only when it fails, and then things go on as they are.
-        let _ = std::process::Command::new(program).arg0(name).args(words).envs(missing).exec();
+        let _ = std::process::Command::new(program).arg0(name).args(words).env(HEAPS.0, HEAPS.1).exec();
     }
 }
 
@@ -33,7 +25,7 @@ fn main() {
     if let Some(code) = kfp_local_pods::pod_init_main(std::env::args_os()) {
         std::process::exit(code);
     }
-    set_malloc();
+    limit_heaps();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = kfp_local::parse(&words).unwrap_or_else(|stop| stop.exit());
     kfp_core::logging::init(command.log_level());

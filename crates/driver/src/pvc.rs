@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::container::{Reuse, create, look_up};
 use crate::pod::check_quantity;
-use crate::request::{Container, Request};
+use crate::request::{Container, Request, Task};
 use crate::resolve::Inputs;
 use crate::{Error, Services, dag, kubernetes};
 
@@ -42,6 +42,9 @@ impl Operation {
     }
 }
 
+/// Annotation of a claim with the task that made it, by which a driver that runs again knows its own claim.
+const MAKER: &str = "pipelines.kubeflow.org/created-by-task";
+
 /// A claim to create.
 #[derive(Debug, PartialEq)]
 struct Claim {
@@ -58,8 +61,15 @@ fn text<'a>(inputs: &'a BTreeMap<String, Value>, name: &str) -> Option<&'a str> 
     }
 }
 
-/// The claim that the inputs describe; `unique` becomes part of a name that is not given.
-fn claim(inputs: &BTreeMap<String, Value>, unique: &str) -> Result<Claim, String> {
+/// What is the same for all drivers of one task, and for no other task.
+fn identity(request: &Request, task: &Task) -> String {
+    let iteration = task.iteration_index.map_or_else(String::new, |index| index.to_string());
+    format!("{}/{}/{}/{iteration}", request.run.id, task.dag_execution_id, task.name)
+}
+
+/// The claim that the inputs describe, made by `maker`, from which a name follows that is not given.
+fn claim(inputs: &BTreeMap<String, Value>, maker: &str) -> Result<Claim, String> {
+    let unique = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, maker.as_bytes()).to_string();
     let given = |name| text(inputs, name).filter(|text| !text.is_empty());
     let modes = match inputs.get("access_modes").and_then(|value| value.kind.as_ref()) {
         Some(Kind::ListValue(list)) => list.values.iter().map(ir::to_json).collect::<Vec<_>>(),
@@ -75,7 +85,7 @@ fn claim(inputs: &BTreeMap<String, Value>, unique: &str) -> Result<Claim, String
         }
         (Some(name), None) => (name.to_owned(), false),
         (None, Some(suffix)) => (format!("{unique}{suffix}"), true),
-        (None, None) => (unique.to_owned(), true),
+        (None, None) => (unique, true),
     };
     let size = text(inputs, "size").ok_or("failed to create pvc: parameter volumeSize not provided")?;
     check_quantity(size).map_err(|error| format!("failed to parse pvc size {size:?}: {error}"))?;
@@ -93,12 +103,14 @@ fn claim(inputs: &BTreeMap<String, Value>, unique: &str) -> Result<Claim, String
         Some(source @ Json::Object(_)) => spec["dataSource"] = source,
         Some(other) => return Err(format!("failed to build data source: {other} is not a struct")),
     }
-    let mut metadata = json!({"name": name});
-    if let Some(Json::Object(annotations)) = inputs.get("annotations").map(ir::to_json) {
-        let texts: BTreeMap<_, _> =
-            annotations.iter().map(|(key, value)| (key, value.as_str().unwrap_or_default())).collect();
-        metadata["annotations"] = json!(texts);
-    }
+    let given = match inputs.get("annotations").map(ir::to_json) {
+        Some(Json::Object(annotations)) => annotations,
+        _ => serde_json::Map::new(),
+    };
+    let mut annotations: BTreeMap<&str, &str> =
+        given.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default())).collect();
+    annotations.insert(MAKER, maker);
+    let metadata = json!({"name": name, "annotations": annotations});
     let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec});
     Ok(Claim { name, generated, object })
 }
@@ -119,9 +131,8 @@ pub(crate) async fn operate(
         reason,
     };
     let started = SystemTime::now();
-    let unique = uuid::Uuid::new_v4().to_string();
     let claim = match operation {
-        Operation::Create => claim(&inputs.parameters, &unique).map(Some),
+        Operation::Create => claim(&inputs.parameters, &identity(request, &container.task)).map(Some),
         Operation::Delete => Ok(None),
     };
     // A made-up name goes into the fingerprint, not into the recorded inputs, so that nothing earlier matches.
@@ -177,11 +188,20 @@ pub(crate) async fn operate(
 
 async fn create_claim(claim: &Claim, request: &Request, services: &Services) -> Result<String, String> {
     let client = services.kubernetes().map_err(|error| error.to_string())?;
-    client
-        .create(PERSISTENT_VOLUME_CLAIMS, &request.run.namespace, &claim.object)
-        .await
-        .map(|_| claim.name.clone())
-        .map_err(|error| format!("failed to create pvc: {error}"))
+    let namespace = &request.run.namespace;
+    match client.create(PERSISTENT_VOLUME_CLAIMS, namespace, &claim.object).await {
+        Ok(_) => Ok(claim.name.clone()),
+        // Perhaps this task's driver made it and ended before it could say so.
+        Err(error) if error.is_already_exists() => {
+            let found = client.get(PERSISTENT_VOLUME_CLAIMS, namespace, &claim.name).await;
+            let own = found.is_ok_and(|found| {
+                let (found, made) = (&found["metadata"], &claim.object["metadata"]["annotations"][MAKER]);
+                found["deletionTimestamp"].is_null() && found["annotations"][MAKER] == *made
+            });
+            if own { Ok(claim.name.clone()) } else { Err(format!("failed to create pvc: {error}")) }
+        }
+        Err(error) => Err(format!("failed to create pvc: {error}")),
+    }
 }
 
 async fn delete_claim(name: Option<&str>, request: &Request, services: &Services) -> Result<(), String> {
@@ -239,14 +259,17 @@ mod tests {
         assert_eq!(
             full.object,
             json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "data", "annotations": {"a": "b"}},
+            "metadata": {"name": "data", "annotations": {"a": "b", (MAKER): "u"}},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}},
                 "storageClassName": "", "volumeName": "pv",
                 "dataSource": {"apiGroup": "g", "kind": "k", "name": "n"}}})
         );
         assert!(!full.generated);
         let suffixed = claim(&inputs(json!({"access_modes": [], "size": "1", "pvc_name_suffix": "-x"})), "u").unwrap();
-        assert_eq!((suffixed.name.as_str(), suffixed.generated), ("u-x", true));
+        let again = claim(&inputs(json!({"access_modes": [], "size": "1", "pvc_name_suffix": "-x"})), "u").unwrap();
+        let other = claim(&inputs(json!({"access_modes": [], "size": "1", "pvc_name_suffix": "-x"})), "v").unwrap();
+        assert!(suffixed.generated && suffixed.name.ends_with("-x"));
+        assert!(suffixed.name == again.name && suffixed.name != other.name, "{}", other.name);
         assert_eq!(suffixed.object["spec"]["storageClassName"], "standard");
     }
 

@@ -679,6 +679,33 @@ async fn claims_are_created_and_deleted_by_the_driver_itself() {
 }
 
 #[tokio::test]
+async fn a_driver_that_runs_again_takes_its_own_claim_and_no_other() {
+    let world = World::new().await;
+    let root = world.root(json!({})).await;
+    let inputs = |name: &str| {
+        json!({"inputs": {"parameters": {"access_modes": constant(json!(["ReadWriteOnce"])),
+            "size": constant(json!("1Gi")), (name): constant(json!("data"))}}})
+    };
+    let component =
+        |name: &str| definitions(json!({"access_modes": kind("LIST"), "size": kind("STRING"), (name): kind("STRING")}));
+    let image = || json!({"image": "argostub/createpvc"});
+    for name in ["pvc_name", "pvc_name_suffix"] {
+        world.objects.lock().unwrap().clear();
+        for _ in 0..2 {
+            // The first may have been killed after it made the claim and before it recorded that.
+            world.container_with(root, "make", inputs(name), component(name), image(), json!({})).await.unwrap();
+        }
+        assert_eq!(world.objects.lock().unwrap().len(), 1, "{name}");
+    }
+    world.container_with(root, "make", inputs("pvc_name"), component("pvc_name"), image(), json!({})).await.unwrap();
+    let error = world
+        .container_with(root, "other", inputs("pvc_name"), component("pvc_name"), image(), json!({}))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("exists"), "{error}");
+}
+
+#[tokio::test]
 async fn schedule_time_is_read_from_the_workflow() {
     let world = World::new().await;
     let root = world.root(json!({})).await;

@@ -139,6 +139,8 @@ pub(crate) struct Request {
 
 /// Most changes taken from the history at once: bounds the lock's hold and the buffer.
 const BATCH: usize = 128;
+/// Bytes of objects after which no more changes are taken: what waits in a watch is not bounded by the history.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// One change with the object as it is kept.
 #[derive(Debug, Clone)]
@@ -249,18 +251,20 @@ impl Cursor {
             self.buffer.push_back(Err(ApiError::gone(self.position, floor)));
             return true;
         };
-        let mut scanned = 0;
-        for event in events.take(BATCH) {
+        let (mut scanned, mut bytes) = (0, 0);
+        for event in events {
+            if scanned == BATCH || bytes >= BATCH_BYTES {
+                return true;
+            }
             scanned += 1;
             self.position = event.revision;
             if let Some(seen) = self.seen_as(event) {
+                bytes += seen.object.size();
                 self.buffer.push_back(Ok(seen));
             }
         }
-        if scanned < BATCH {
-            self.position = state.revision;
-        }
-        scanned == BATCH || !self.buffer.is_empty()
+        self.position = state.revision;
+        !self.buffer.is_empty()
     }
 
     /// The change as it looks through the selectors.

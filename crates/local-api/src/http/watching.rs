@@ -1,10 +1,11 @@
 //! Watches over HTTP: one JSON object a line.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use http::StatusCode;
 
 use super::query::Query;
@@ -21,6 +22,8 @@ const DEFAULT_TIMEOUT: u64 = 45 * 60;
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(30);
 /// Events sent in one write when many are waiting.
 const CHUNK: usize = 64;
+/// Bytes of events after which no more are added to a write.
+const CHUNK_BYTES: usize = 256 << 10;
 /// From how many bytes on an object is sent as a piece of its own.
 const LARGE: usize = 16 << 10;
 
@@ -64,13 +67,33 @@ pub(super) fn stream(
     let ended = context.shutdown.clone().cancelled_owned();
     let events = context.cluster.watch_with(&r, request);
     let lines = until_error(events.map(move |event| Line::of(&event?, &r, &columns, form)))
-        .map(|line| line.unwrap_or_else(|error| Line::error(&error)))
-        .ready_chunks(CHUNK)
+        .map(|line| line.unwrap_or_else(|error| Line::error(&error)));
+    let lines = chunks(lines)
         .flat_map(|lines| futures::stream::iter(join(lines)))
         .map(Ok::<Bytes, std::convert::Infallible>)
         .take_until(tokio::time::sleep(Duration::from_secs(timeout)))
         .take_until(ended);
     Ok(with(StatusCode::OK, "application/json", Body::from_stream(lines)))
+}
+
+/// Lines that are ready at the same time, as far as they go into one write.
+fn chunks(lines: impl Stream<Item = Line> + Send + 'static) -> impl Stream<Item = Vec<Line>> + Send {
+    let mut lines = lines.fuse().boxed();
+    futures::stream::poll_fn(move |context| {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
+            match lines.poll_next_unpin(context) {
+                Poll::Ready(Some(line)) => {
+                    bytes += line.object.len();
+                    chunk.push(line);
+                }
+                Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
+                Poll::Pending if chunk.is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(chunk))
+    })
 }
 
 /// One line of the stream; the object's JSON is shared with the store where it is shown as kept.

@@ -30,7 +30,7 @@ pub(super) fn install(
                 .chain(key.iter().map(String::as_str)),
         )
     };
-    let code = store.ensure(&key, |env| {
+    let code = store.ensure(&key, |env, _| {
         copy_env(&current, env, base)?;
         let args: Vec<String> = std::iter::once("install".to_string()).chain(args.iter().cloned()).collect();
         pip(store, base, env, &args)

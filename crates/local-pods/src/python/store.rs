@@ -101,12 +101,12 @@ impl Store {
         outcome.map_err(describe("write to", &self.dir))
     }
 
-    /// Takes the lock of an environment, waiting for whoever builds it. It is released when the
-    /// file is dropped, also by the death of the process.
+    /// Takes the lock of an environment, waiting for whoever builds it. It is released when the file is dropped, also
+    /// by the death of the process, and the file is closed by the programs that it was [lent](lend) to.
     pub(super) fn lock(&self, key: &str) -> Result<File, String> {
         let path = self.dir.join("envs").join(format!("{key}.lock"));
         let open = || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
             file.lock()?;
             Ok(file)
         };
@@ -115,18 +115,23 @@ impl Store {
 
     /// Builds the environment `key` with `build` unless it is there. An environment left half-built
     /// by a killed process is removed first.
-    pub(super) fn ensure(&self, key: &str, build: impl FnOnce(&Path) -> Result<i32, String>) -> Result<i32, String> {
+    pub(super) fn ensure(
+        &self,
+        key: &str,
+        build: impl FnOnce(&Path, &File) -> Result<i32, String>,
+    ) -> Result<i32, String> {
         let env = self.env(key);
         if Self::is_complete(&env) {
             return Ok(0);
         }
         self.open_for_writing()?;
-        let _lock = self.lock(key)?;
+        let lock = self.lock(key)?;
         if Self::is_complete(&env) {
             return Ok(0);
         }
         remove_tree(&env)?;
-        let built = build(&env).and_then(|code| if code == 0 { self.finish(&env).map(|()| 0) } else { Ok(code) });
+        let built =
+            build(&env, &lock).and_then(|code| if code == 0 { self.finish(&env).map(|()| 0) } else { Ok(code) });
         if !matches!(built, Ok(0)) {
             // The reason of the failure matters more than that its remains could not be removed.
             let _ = remove_tree(&env);
@@ -168,16 +173,24 @@ impl Store {
     }
 
     fn base_by(&self, base: &Base, ahead: Option<&Ahead>, python: impl FnOnce() -> Command) -> Result<(), String> {
-        let code = self.ensure(&base.key, |env| make_base(base, env, ahead, python()))?;
+        let code = self.ensure(&base.key, |env, lock| make_base(base, env, lock, ahead, python()))?;
         if code == 0 { Ok(()) } else { Err(format!("making the base environment failed with exit code {code}")) }
     }
 }
 
-fn make_base(base: &Base, env: &Path, ahead: Option<&Ahead>, mut python: Command) -> Result<i32, String> {
+/// Gives a builder the lock as its input, which it does not read: should this process be killed, whoever wants the
+/// environment next waits for what is left of the builder, instead of building beside it.
+fn lend(lock: &File, builder: &mut Command) -> Result<(), String> {
+    let lock = lock.try_clone().map_err(|error| format!("lend the lock of an environment: {error}"))?;
+    builder.stdin(lock);
+    Ok(())
+}
+
+fn make_base(base: &Base, env: &Path, lock: &File, ahead: Option<&Ahead>, mut python: Command) -> Result<i32, String> {
+    lend(lock, &mut python)?;
     let child = python
         .args(["-I", "-m", "venv"])
         .arg(env)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -257,4 +270,31 @@ pub(crate) fn prepare_container(store: &Store, links: &Links, config: &Config, d
         )?;
     }
     std::fs::write(dir.join("kfp-python.json"), serde_json::to_vec(config)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_outlives_its_server_keeps_others_from_building() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().to_path_buf());
+        std::fs::create_dir_all(dir.path().join("envs")).unwrap();
+        let mut left = None;
+        let build = |_: &Path, lock: &File| {
+            let mut command = Command::new("sleep");
+            command.arg("600");
+            lend(lock, &mut command)?;
+            left = Some(command.spawn().map_err(describe("start", Path::new("sleep")))?);
+            Ok(1)
+        };
+        assert_eq!(store.ensure("key", build), Ok(1));
+        let lock = OpenOptions::new().write(true).open(dir.path().join("envs/key.lock")).unwrap();
+        assert!(matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+        let mut left = left.unwrap();
+        left.kill().unwrap();
+        left.wait().unwrap();
+        lock.try_lock().unwrap();
+    }
 }

@@ -15,8 +15,7 @@ async fn connect(server: &Server) -> TcpStream {
 }
 
 fn form(file: &[u8]) -> Vec<u8> {
-    let mut body =
-        b"--XX\r\nContent-Disposition: form-data; name=\"uploadfile\"; filename=\"p.yaml\"\r\n\r\n".to_vec();
+    let mut body = b"--XX\r\nContent-Disposition: form-data; name=\"uploadfile\"; filename=\"p.yaml\"\r\n\r\n".to_vec();
     body.extend_from_slice(file);
     body.extend_from_slice(b"\r\n--XX--\r\n");
     body
@@ -47,10 +46,12 @@ async fn truncated_bodies_store_nothing() {
     let server = start(dir.path()).await;
     let upload = form(ADD.as_bytes());
     let pipeline = json!({"name": "x"}).to_string().into_bytes();
-    for (path, content, body) in
-        [(UPLOAD, FORM, &upload), ("/apis/v2beta1/pipelines", "application/json", &pipeline)]
+    // The file of an upload ends where the last boundary begins.
+    let end = upload.len() - "\r\n--XX--\r\n".len();
+    for (path, content, body, last) in
+        [(UPLOAD, FORM, &upload, end), ("/apis/v2beta1/pipelines", "application/json", &pipeline, pipeline.len() - 1)]
     {
-        for cut in [0, 1, body.len() / 2, body.len() - 1] {
+        for cut in [0, 1, body.len() / 2, last] {
             let mut stream = connect(&server).await;
             stream.write_all(&head(path, content, body.len())).await.unwrap();
             stream.write_all(&body[..cut]).await.unwrap();
@@ -167,8 +168,7 @@ async fn unknown_words_and_wrong_types_are_refused() {
     let server = start(dir.path()).await;
     let spec: Value = serde_norway::from_str(ADD).unwrap();
     let run = |field: &str, value: Value| {
-        let mut body =
-            json!({"display_name": "r", "pipeline_spec": spec, "runtime_config": {"parameters": {"a": 1}}});
+        let mut body = json!({"display_name": "r", "pipeline_spec": spec, "runtime_config": {"parameters": {"a": 1}}});
         body[field] = value;
         body
     };

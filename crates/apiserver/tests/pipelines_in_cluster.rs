@@ -413,9 +413,7 @@ async fn kubernetes_asks_the_webhook_over_tls() {
     let server = &setup.server;
     server.patiently(|| server.get("/apis/v2beta1/pipelines")).await.ok();
     let pipeline = setup.create("Pipeline", json!({"metadata": {"name": "git"}, "spec": {}})).await;
-    let version = |name: &str, pipeline: &str, spec: Value| {
-        json!({"metadata": {"name": name}, "spec": {"pipelineName": pipeline, "pipelineSpec": spec}})
-    };
+    let version = |name: &str, pipeline: &str, spec: Value| json!({"metadata": {"name": name}, "spec": {"pipelineName": pipeline, "pipelineSpec": spec}});
     let trust = |pem: &str| https::Tls {
         extra_authorities: pem.as_bytes().to_vec(),
         only_extra: true,
@@ -478,7 +476,8 @@ async fn admission(setup: &Setup, pipeline: &DynamicObject, version: impl Fn(&st
     // The validating webhook may be taken up later than the other.
     let mut number = 0;
     let refused = loop {
-        match setup.try_create("PipelineVersion", version(&format!("bad{number}"), "git", json!({"no": "spec"}))).await {
+        match setup.try_create("PipelineVersion", version(&format!("bad{number}"), "git", json!({"no": "spec"}))).await
+        {
             Err(refused) => break refused,
             Ok(_) => number += 1,
         }

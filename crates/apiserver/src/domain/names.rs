@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
-/// Checks the length of a field in bytes, as upstream does.
+/// Characters that upstream's columns for short texts take.
+pub const SHORT: usize = 255;
+
+/// Checks the length of a field in characters, which its column counts; upstream counts bytes.
 ///
 /// # Errors
 /// Code 3 `FIELD length cannot exceed N`.
 pub fn length(field: &str, value: &str, limit: usize) -> Result<()> {
-    if value.len() > limit {
+    if value.chars().nth(limit).is_some() {
         return Err(Error::invalid(format!("{field} length cannot exceed {limit}")));
     }
     Ok(())

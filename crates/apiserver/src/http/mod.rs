@@ -4,6 +4,7 @@ mod artifacts;
 mod health;
 mod logs;
 pub mod openapi;
+mod pace;
 mod tidy;
 mod upload;
 
@@ -72,6 +73,7 @@ pub fn gate(settings: Settings, ready: watch::Receiver<Option<Router>>) -> Route
             }
         })
         .layer(from_fn(tidy::redirect))
+        .layer(from_fn(pace::bound))
 }
 
 async fn forward(router: Router, request: Request) -> Response {

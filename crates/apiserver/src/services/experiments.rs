@@ -74,6 +74,7 @@ impl Service {
             return Err(Error::invalid("Experiment must have a non-empty name"));
         }
         names::length("Experiment.Name", &name, 128)?;
+        names::length("Experiment.Description", &description, names::SHORT)?;
         names::length("Experiment.Namespace", namespace, 63)?;
         let experiment = experiments::Experiment {
             id: new_id(),

@@ -69,7 +69,9 @@ impl Service {
         if draft.display_name.is_empty() {
             return Err(Error::invalid("Run name cannot be empty"));
         }
-        names::length("Run.DisplayName", &draft.display_name, 255)?;
+        names::length("Run.DisplayName", &draft.display_name, names::SHORT)?;
+        names::length("Run.Description", &draft.description, names::SHORT)?;
+        names::length("Run.ServiceAccount", &draft.service_account, names::SHORT)?;
         names::length("Run.UUID", &draft.id, 191)?;
         self.0.live.get().rules.check_size(&draft.parameters)?;
         let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;

@@ -103,6 +103,8 @@ impl Service {
     fn version(draft: &Draft, pipeline_id: String, package: &Template) -> Result<versions::Version> {
         let (name, display_name) = names::pair(&draft.name, &draft.display_name)?;
         names::length("PipelineVersion.Name", &name, 127)?;
+        names::length("PipelineVersion.DisplayName", &display_name, names::SHORT)?;
+        names::length("PipelineVersion.CodeSourceUrl", &draft.code_source_url, names::SHORT)?;
         names::tags(&draft.tags)?;
         Ok(versions::Version {
             id: new_id(),
@@ -122,6 +124,7 @@ impl Service {
     fn pipeline(&self, draft: &Draft) -> Result<pipelines::Pipeline> {
         let (name, display_name) = names::pair(&draft.name, &draft.display_name)?;
         names::length("Pipeline.Name", &name, 128)?;
+        names::length("Pipeline.DisplayName", &display_name, names::SHORT)?;
         names::length("Pipeline.Namespace", &draft.namespace, 63)?;
         names::tags(&draft.tags)?;
         Ok(pipelines::Pipeline {
@@ -290,6 +293,7 @@ impl Service {
         let given = required(given, "pipeline")?;
         names::tags(&given.tags)?;
         let tags = (clear || !given.tags.is_empty()).then_some(&given.tags);
+        names::length("Pipeline.DisplayName", &given.display_name, names::SHORT)?;
         Ok(shown(self.0.catalog.update(&given.pipeline_id, &given.display_name, tags).await?))
     }
 
@@ -315,6 +319,7 @@ impl Service {
         names::tags(&given.tags)?;
         let tags = (clear || !given.tags.is_empty()).then_some(&given.tags);
         let id = &given.pipeline_version_id;
+        names::length("PipelineVersion.DisplayName", &given.display_name, names::SHORT)?;
         Ok(shown_version(self.0.catalog.update_version(id, &given.display_name, tags).await?))
     }
 }

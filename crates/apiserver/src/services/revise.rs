@@ -15,7 +15,7 @@ use super::schedules::{self, kube_error};
 use super::sources::{self, Origin};
 use super::{parameters_json, to_the_end};
 use crate::domain::nodes::text;
-use crate::domain::{fires, mask, names};
+use crate::domain::{fires, mask};
 use crate::error::{Error, Result, Wrap as _};
 use crate::store::specs::Specs;
 use crate::store::{jobs, now};
@@ -154,7 +154,7 @@ impl Service {
         if given.display_name.is_empty() {
             return Err(Error::invalid("Recurring run's name cannot be empty"));
         }
-        names::length("RecurringRun.DisplayName", &given.display_name, 255)?;
+        schedules::check_lengths(&given.display_name, &given.description, &given.service_account)?;
         if named("mode") && given.mode() == Mode::Unspecified {
             return Err(Error::invalid("the mode of a recurring run is ENABLE or DISABLE"));
         }

@@ -90,6 +90,16 @@ pub fn periodic_trigger((start, end): Limits, interval: i64) -> Result<jobs::Tri
     })
 }
 
+/// Checks that the texts of a recurring run fit into their columns.
+///
+/// # Errors
+/// Code 3.
+pub(super) fn check_lengths(display_name: &str, description: &str, service_account: &str) -> Result<()> {
+    names::length("RecurringRun.DisplayName", display_name, names::SHORT)?;
+    names::length("RecurringRun.Description", description, names::SHORT)?;
+    names::length("RecurringRun.ServiceAccount", service_account, names::SHORT)
+}
+
 /// Checks how many runs may be under way at the same time.
 ///
 /// # Errors
@@ -170,7 +180,7 @@ impl Service {
     }
 
     async fn create(&self, draft: Draft) -> Result<(jobs::Job, Specs)> {
-        names::length("RecurringRun.DisplayName", &draft.display_name, 255)?;
+        check_lengths(&draft.display_name, &draft.description, &draft.service_account)?;
         self.0.live.get().rules.check_size(&draft.parameters)?;
         check_concurrency(draft.max_concurrency)?;
         let (experiment_id, namespace) = sources::experiment(&self.0, &draft.experiment_id, &draft.namespace).await?;

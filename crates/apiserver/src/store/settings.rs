@@ -300,7 +300,11 @@ mod tests {
             ("DBCONFIG_MYSQLCONFIG_DBNAME", "", "DBConfig.MySQLConfig.DBName is not set"),
             ("DBCONFIG_MYSQLCONFIG_PORT", "x", "a port number"),
             ("DBCONFIG_CONMAXLIFETIME", "soon", "a duration"),
-            ("DBCONFIG_MYSQLCONFIG_SSLROOTCERT", "/nonexistent.pem", "\"/nonexistent.pem\", which is not a readable PEM file"),
+            (
+                "DBCONFIG_MYSQLCONFIG_SSLROOTCERT",
+                "/nonexistent.pem",
+                "\"/nonexistent.pem\", which is not a readable PEM file",
+            ),
             ("DBCONFIG_MYSQLCONFIG_EXTRAPARAMS", "[]", "a JSON object"),
             ("DBCONFIG_MYSQLCONFIG_EXTRAPARAMS", r#"{"tls":"custom"}"#, "skip-verify"),
             ("DBCONFIG_MYSQLCONFIG_EXTRAPARAMS", r#"{"a=1, b":"2"}"#, "the name of a variable"),

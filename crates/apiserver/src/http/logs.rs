@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::{State, artifacts, failure};
 use crate::access::{self, Target, rules};
-use crate::domain::logs;
 use crate::domain::nodes::{self, text};
+use crate::domain::{logs, names};
 use crate::error::{Error, Result};
 use crate::services::Handle;
 use crate::store::runs;
@@ -58,11 +58,10 @@ async fn open(state: &State, run_id: &str, node_id: &str, follow: bool) -> Resul
     let mut pods = vec![node_id.to_owned()];
     pods.extend(workflow["status"]["nodes"].get(node_id).map(|node| nodes::pod_name(&workflow, node)));
     pods.dedup();
+    // What is no name of a pod would change the meaning of the addresses that it becomes part of.
+    pods.retain(|pod| names::is_subdomain(pod));
     let mut last = Failure::NotFound(format!("pod {node_id} not found"));
     for pod in &pods {
-        if pod.contains('/') {
-            continue;
-        }
         match state.app.cluster.log(namespace, pod, MAIN, follow).await {
             Ok(reader) => {
                 let stream = futures::stream::try_unfold(reader, |mut reader| async move {

@@ -1,7 +1,6 @@
 //! Objects as files: walks, copies, atomic replacement.
 
-use std::fs::File as Handle;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -88,8 +87,8 @@ fn visit(
 }
 
 /// Copies the file at `from`, or every file below it, to `to` and below. Each target appears complete or not at all,
-/// and is an ordinary writable file whatever the source's permissions were. Blocks are shared where the file system can;
-/// no hard links are made, because a task may change its inputs, and what it has stored.
+/// and is an ordinary writable file whatever the source's permissions were. The kernel copies, and shares blocks where
+/// the file system can; no hard links are made, because a task may change its inputs, and what it has stored.
 ///
 /// # Errors
 /// As [`walk`]; and what reading or writing failed with.
@@ -111,37 +110,12 @@ pub(super) async fn copy_tree(from: &Path, to: &Path) -> Result<Transfer, Error>
 fn copy(from: &Path, to: &Path) -> Result<u64, Error> {
     let mut source = std::fs::File::open(from).map_err(Error::file("read", from))?;
     let (part, mut target) = create(to)?;
-    let copied = pour(&mut source, &mut target)
+    // Advice: it does not matter if it is not taken. The kernel then reads further ahead.
+    let _ = rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::Sequential);
+    let copied = std::io::copy(&mut source, &mut target)
         .and_then(|bytes| target.set_permissions(std::fs::Permissions::from_mode(0o644)).map(|()| bytes))
         .map_err(|source| Error::File { what: "copy to", path: to.to_owned(), source });
     finish(copied, &part, to)
-}
-
-/// What is read at once, as `cp` does.
-const PIECE: u64 = 128 << 10;
-
-/// Copies the contents. Where blocks cannot be shared, reading and writing was measured to be at least as fast as
-/// letting the kernel copy, with the announcement that all will be read twice as fast as without.
-fn pour(source: &mut Handle, target: &mut Handle) -> std::io::Result<u64> {
-    let size = source.metadata()?.len();
-    if rustix::fs::ioctl_ficlone(&*target, &*source).is_ok() {
-        return Ok(size);
-    }
-    // Advice: it does not matter if it is not taken.
-    let _ = rustix::fs::fadvise(&*source, 0, None, rustix::fs::Advice::Sequential);
-    let mut piece = vec![0; usize::try_from(size.clamp(1, PIECE)).unwrap_or(1)];
-    let mut bytes = 0;
-    loop {
-        match source.read(&mut piece) {
-            Ok(0) => return Ok(bytes),
-            Ok(count) => {
-                target.write_all(&piece[..count])?;
-                bytes += count as u64;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// Writes a small file atomically.

@@ -40,6 +40,7 @@ impl Guarded {
             .arg(signal)
             .args(words)
             .env("LC_ALL", "C")
+            .env("TMPDIR", folder)
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

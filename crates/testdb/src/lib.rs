@@ -352,6 +352,9 @@ fn run(words: &[String], folder: &Path) -> String {
     let done = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
+        // A MariaDB server that starts removes every temporary table that it finds in the common folder, also those
+        // of the servers beside it.
+        .env("TMPDIR", folder)
         .current_dir(folder)
         .stdin(Stdio::null())
         .output()

@@ -43,6 +43,7 @@ mod python;
 mod recovery;
 mod resource;
 mod retry;
+mod spare;
 mod spec;
 mod spread;
 mod status;
@@ -121,6 +122,8 @@ async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationT
     let logs = Arc::new(logs);
     api.set_log_source(logs.clone());
     let (processes, drivers) = kubelet::slots(&options);
+    let spare = dirs.spare_pods();
+    let spares = spare::Spares::create(spare.clone()).map_err(|source| Error::DataDir { path: spare, source })?;
     let objects = Opener { dir: dirs::objects(&options), ..Opener::default() };
     let kubelet = Kubelet {
         shutdown_grace: kubelet::shutdown_grace(&options),
@@ -128,6 +131,7 @@ async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationT
         api,
         options,
         dirs,
+        spares,
         objects,
         logs,
         spawner,

@@ -438,12 +438,16 @@ impl Life {
             return;
         }
         let uid = &self.pod.metadata.uid;
-        let mut places = vec![Store::new(self.kubelet.dirs.python()).private(uid)];
-        if self.report.phase == Phase::Succeeded || !self.pod.metadata.annotations.contains_key(retry::PARENT) {
-            places.push(self.kubelet.dirs.pod(uid));
-        }
-        let removed =
-            tokio::task::spawn_blocking(move || places.iter().for_each(|place| recovery::remove(place))).await;
+        let private = Store::new(self.kubelet.dirs.python()).private(uid);
+        let over = self.report.phase == Phase::Succeeded || !self.pod.metadata.annotations.contains_key(retry::PARENT);
+        let (kubelet, place) = (self.kubelet.clone(), self.kubelet.dirs.pod(uid));
+        let removed = tokio::task::spawn_blocking(move || {
+            recovery::remove(&private);
+            if over {
+                kubelet.spares.give(&place);
+            }
+        })
+        .await;
         if let Err(error) = removed {
             tracing::warn!(pod = %self.pod.metadata.name, %error, "cannot remove the directory of a pod");
         }

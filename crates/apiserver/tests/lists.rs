@@ -227,6 +227,7 @@ async fn page_tokens_are_believed_only_as_far_as_this_list_could_have_written_th
         refused("/value", json!(1.5)),
         refused("/value", json!([1])),
         refused("/id", json!(null)),
+        refused("/id", json!("a\0")),
         refused("/filter/0/column", json!("WorkflowSpecManifest")),
         refused("/filter/0/column", json!("CreatedAtInSec")),
         refused("/filter/0/operation", json!("Or")),

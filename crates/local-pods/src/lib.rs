@@ -32,6 +32,7 @@ mod exchange;
 mod init;
 mod kubelet;
 mod links;
+mod log_file;
 mod logs;
 mod options;
 mod outputs;
@@ -176,7 +177,7 @@ async fn probe(dirs: &dirs::Dirs, spawner: &process::Spawner) -> Result<(), Stri
         input,
     };
     let logs = logs::Logs::new(dir.join("logs"), 1 << 10);
-    let log = logs.begin("probe", "probe", "probe", None).map_err(|e| e.to_string())?;
+    let log = logs.begin("probe", "probe", "probe", None, false).map_err(|e| e.to_string())?;
     let (orders, mut queue) = tokio::sync::mpsc::channel(1);
     let run =
         process::run(spawner, launch.command(), launch.input, &log, &process::Supervision::Namespace, &mut queue, None);

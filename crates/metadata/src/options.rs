@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kfp_core::flags::{Flags, Values};
-
+use kfp_core::grpc::Transport;
 use kfp_core::serve::PATIENCE;
 
 use crate::Error;
@@ -85,8 +85,17 @@ pub struct Options {
     pub listener: Option<TcpListener>,
     /// How long clients may take for the head of a request; no flag, tests shorten it.
     pub patience: Duration,
-    /// Told the address once the server accepts calls.
-    pub ready: Option<tokio::sync::oneshot::Sender<std::net::SocketAddr>>,
+    /// Told how to reach the server once it accepts calls.
+    pub ready: Option<tokio::sync::oneshot::Sender<Ready>>,
+}
+
+/// How to reach a server that accepts calls.
+#[derive(Debug)]
+pub struct Ready {
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    /// The way for callers in the same process, without a connection.
+    pub transport: Transport,
 }
 
 impl Options {

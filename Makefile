@@ -13,7 +13,7 @@ UP ?=
 BENCH ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster bench-controllers bench-api bench-local bench-compiler bench-launcher fuzz-compiler fuzz-api dist clean help
+.PHONY: build binaries dev-binaries run up test test-rust test-e2e conformance lint test-cluster audit bench-controllers bench-api bench-local bench-compiler bench-launcher fuzz-compiler fuzz-api dist clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -71,6 +71,9 @@ conformance: dev-binaries $(VENV)/.ready ## The reference pipelines; KFP_CONFORM
 lint: ## Formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+audit: ## Licences, advisories and sources of all dependencies; needs cargo-deny
+	for path in . crates/apiserver/fuzz crates/compiler/fuzz; do $(CARGO) deny --manifest-path $$path/Cargo.toml --config deny.toml check --hide-inclusion-graph || exit 1; done
 
 bench-local: build $(VENV)/.ready ## Overhead per task and peak memory, beside kfp.local's SubprocessRunner; BENCH="wide runs python memory" adds cases
 	BIN=$(abspath $(BIN)) $(VENV)/bin/python tests/bench_local.py $(BENCH)

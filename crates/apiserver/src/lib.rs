@@ -65,6 +65,7 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
         grpc_address,
         http_listener,
         grpc_listener,
+        patience,
         database,
         kube,
         compiler,
@@ -95,7 +96,8 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
     let stop = shutdown.child_token();
     let webhook = match webhook {
         Some(settings) if settings.alone => {
-            return webhook::Server::bind(settings).await?.serve(connect(kube).await?, stop).await;
+            webhook::Server::bind(settings).await?.serve(connect(kube).await?, stop).await;
+            return Ok(());
         }
         Some(settings) => Some(webhook::Server::bind(settings).await?),
         None => None,
@@ -107,7 +109,7 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
     tracing::info!(%http, %grpc, tls = tls.is_some(), %database, %namespace, multi_user = access.multi_user, "API server starts");
     let (multi_user, in_cluster) = (access.multi_user, pipelines_in_cluster);
     let shown = http::Settings { commit, tag, archive, objects, multi_user, in_cluster };
-    let front = server::Front::open(http_listener, shown, tls.as_ref(), &stop)?;
+    let front = server::Front::open(http_listener, shown, tls.as_ref(), patience, &stop)?;
     let work = TaskTracker::new();
     let metrics = Arc::new(metrics::Metrics::new(&kfp_proto::POOL, &server::PACKAGES, count_handlers));
     let prepare = async {
@@ -168,7 +170,7 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
     stop.cancel();
     work.wait().await;
     if let Some(admission) = admission {
-        done = done.and(admission.await.unwrap_or_else(|error| Err(Error::Serve(error.to_string()))));
+        done = done.and(admission.await.map_err(|error| Error::Serve(error.to_string())));
     }
     app.db.close().await;
     tracing::info!("API server stopped");

@@ -31,6 +31,8 @@ pub struct Options {
     pub http_listener: Option<TcpListener>,
     /// A socket that is bound already.
     pub grpc_listener: Option<TcpListener>,
+    /// How long clients may take for the head of a request; no flag, tests shorten it.
+    pub patience: Duration,
     /// Rows.
     pub database: Database,
     /// The cluster; `None` takes the in-cluster configuration or the kubeconfig.
@@ -241,6 +243,7 @@ impl Options {
             grpc_address: SocketAddr::from(([0, 0, 0, 0], 8887)),
             http_listener: None,
             grpc_listener: None,
+            patience: kfp_core::serve::PATIENCE,
             database: Database::from_config(config)?,
             kube: None,
             compiler: kfp_compiler::Options::from_settings(&env, config.file())?,

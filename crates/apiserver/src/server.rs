@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::HeaderValue;
+use kfp_core::serve::{self, Incoming};
 use kfp_core::shutdown::{CancellationToken, TaskTracker};
 use kfp_proto::api;
 use kfp_proto::kubeflow::pipelines::backend::api::v2beta1 as v2;
@@ -14,8 +15,7 @@ use tonic::service::Routes;
 
 use crate::services::v1::{Auth, visualizations};
 use crate::services::{Handle, experiments, pipelines, recurring_runs, reports, runs, tasks};
-use crate::tls::{self, Incoming};
-use crate::{Error, access, http, metrics};
+use crate::{Error, access, http, metrics, tls};
 
 /// Workflows and pipelines may be large; upstream sets no limit either.
 const MESSAGE_LIMIT: usize = i32::MAX as usize;
@@ -118,25 +118,8 @@ pub(crate) async fn listener(bound: Option<std::net::TcpListener>, address: Sock
     }
 }
 
-/// A listener with or without TLS.
-enum Either {
-    Plain(TcpListener),
-    Secure(Incoming),
-}
-
-impl Either {
-    fn new(
-        listener: TcpListener,
-        tls: Option<&tls::Settings>,
-        protocol: &str,
-        stop: &CancellationToken,
-    ) -> Result<Self, Error> {
-        let Some(acceptor) = tls.map(|tls| tls.acceptor(protocol)).transpose()? else {
-            return Ok(Either::Plain(listener));
-        };
-        let incoming = Incoming::new(listener, acceptor, stop.clone());
-        incoming.map(Either::Secure).map_err(|error| Error::Serve(error.to_string()))
-    }
+fn incoming(listener: TcpListener, tls: Option<&tls::Settings>, protocol: &str) -> Result<Incoming, Error> {
+    Ok(Incoming::new(listener, tls.map(|tls| tls.acceptor(protocol)).transpose()?))
 }
 
 /// The HTTP port, open before the API is ready: health is answered at once, everything else as soon as it is.
@@ -144,6 +127,7 @@ impl Either {
 pub(crate) struct Front {
     ready: watch::Sender<Option<axum::Router>>,
     settings: http::Settings,
+    patience: Duration,
     stop: CancellationToken,
     tracker: TaskTracker,
     http: JoinHandle<Result<(), Error>>,
@@ -155,27 +139,20 @@ impl Front {
         listener: TcpListener,
         settings: http::Settings,
         tls: Option<&tls::Settings>,
+        patience: Duration,
         shutdown: &CancellationToken,
     ) -> Result<Self, Error> {
         let (ready, gate) = watch::channel(None);
         let router = http::gate(settings.clone(), gate);
         let (tracker, stop) = (TaskTracker::new(), shutdown.child_token());
+        let incoming = incoming(listener, tls, "http/1.1")?;
         let signal = stop.clone();
-        let listener = Either::new(listener, tls, "http/1.1", &stop)?;
         let http = tracker.spawn(async move {
-            use axum::serve::ListenerExt as _;
-            let stopped = signal.clone().cancelled_owned();
-            let done = match listener {
-                Either::Plain(listener) => {
-                    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-                    axum::serve(listener, router).with_graceful_shutdown(stopped).await
-                }
-                Either::Secure(incoming) => axum::serve(incoming, router).with_graceful_shutdown(stopped).await,
-            };
-            signal.cancel();
-            done.map_err(|error| Error::Serve(error.to_string()))
+            let _stops = signal.clone().drop_guard();
+            serve::http1(incoming, router, patience, signal).await;
+            Ok(())
         });
-        Ok(Front { ready, settings, stop, tracker, http })
+        Ok(Front { ready, settings, patience, stop, tracker, http })
     }
 
     /// Serves the API on both ports until the end; a listener that fails stops the other one too.
@@ -192,17 +169,12 @@ impl Front {
         let router = http::router(app.clone(), self.settings.clone(), &document, rest.into_router());
         self.ready.send_replace(Some(router));
         let signal = self.stop.clone();
-        let listener = Either::new(grpc_listener, tls, "h2", &self.stop)?;
+        let incoming = incoming(grpc_listener, tls, "h2")?.into_stream(self.patience);
+        let paced = routes.into_axum_router().layer(axum::middleware::from_fn(http::pace::bound));
+        let server = serve::grpc(self.patience).add_routes(Routes::from(paced));
         let grpc = self.tracker.spawn(async move {
             let stopped = signal.clone().cancelled_owned();
-            let server = tonic::transport::Server::builder().add_routes(routes);
-            let done = match listener {
-                Either::Plain(listener) => {
-                    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-                    server.serve_with_incoming_shutdown(incoming, stopped).await
-                }
-                Either::Secure(incoming) => server.serve_with_incoming_shutdown(incoming.into_stream(), stopped).await,
-            };
+            let done = server.serve_with_incoming_shutdown(incoming, stopped).await;
             signal.cancel();
             done.map_err(|error| Error::Serve(error.to_string()))
         });

@@ -6,7 +6,7 @@ mod support;
 use std::io::Write as _;
 
 use serde_json::{Value, json};
-use support::{ADD, Server, quote, start};
+use support::{ADD, Kube, Server, launch, quote, start};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -93,6 +93,35 @@ async fn slow_clients_hold_nobody_up() {
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
     assert_eq!(server.get("/apis/v2beta1/pipelines").await.ok()["total_size"], 2);
     // The others do not keep the server from ending.
+    server.stop().await;
+}
+
+/// What is said on a connection until the server closes it.
+async fn until_closed(address: &str, said: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(said).await.unwrap();
+    let mut answer = vec![];
+    drop(stream.read_to_end(&mut answer).await);
+    answer
+}
+
+#[tokio::test]
+async fn heads_that_stop_are_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = |options: &mut kfp_apiserver::Options| options.patience = std::time::Duration::from_millis(500);
+    let server = launch(dir.path(), Kube::default(), short).await;
+    let start = head(UPLOAD, FORM, 10);
+    let slow = async {
+        tokio::join!(
+            until_closed(&server.rest, b""),
+            until_closed(&server.rest, &start[..start.len() - 2]),
+            until_closed(&server.grpc, b""),
+            until_closed(&server.grpc, b"PRI * HTTP/2.0\r\n"),
+        )
+    };
+    let (closed, _) = tokio::join!(slow, server.run("quick", json!({"a": 1})));
+    assert_eq!((closed.0, closed.1), (vec![], vec![]), "they said nothing to be answered");
+    assert_eq!(server.get("/apis/v2beta1/runs").await.ok()["total_size"], 1);
     server.stop().await;
 }
 
@@ -241,5 +270,112 @@ async fn limits_count_characters() {
     server.post("/apis/v2beta1/recurringruns", body(&text(255), &text(255))).await.ok();
     server.post(experiments, experiment(&text(128), &text(255))).await.ok();
     server.post("/apis/v2beta1/pipelines", pipeline(&text(128), &text(255))).await.ok();
+    server.stop().await;
+}
+
+/// Requests that put `text` into one field each; `run` exists.
+fn requests(text: &str, run: &str) -> Vec<(&'static str, Value)> {
+    let spec: Value = serde_norway::from_str(ADD).unwrap();
+    let launch = json!({"display_name": "r", "pipeline_spec": spec, "runtime_config": {"parameters": {"a": 1}}});
+    let mut schedule = launch.clone();
+    schedule["trigger"] = json!({"periodic_schedule": {"interval_second": "3600"}});
+    (schedule["mode"], schedule["max_concurrency"]) = (json!("ENABLE"), json!("1"));
+    let task = json!({
+        "pipelineName": "pipeline/p", "runId": run, "mlmdExecutionID": "1", "fingerprint": "f",
+        "createdAt": "2024-01-01T00:00:00Z",
+    });
+    let with = |mut body: Value, field: &str, value: Value| {
+        body[field] = value;
+        body
+    };
+    let mut all = vec![
+        ("/apis/v1beta1/experiments", json!({"name": text})),
+        ("/apis/v2beta1/pipelines", json!({"name": "p", "tags": {"key": text}})),
+        ("/apis/v2beta1/pipelines", json!({"name": "p", "tags": {text: "value"}})),
+        ("/apis/v2beta1/recurringruns", with(schedule.clone(), "trigger", json!({"cron_schedule": {"cron": text}}))),
+    ];
+    let texts = ["display_name", "description", "service_account", "experiment_id"];
+    for (path, body, fields) in [
+        ("/apis/v2beta1/experiments", json!({"display_name": "e"}), &texts[..2]),
+        ("/apis/v2beta1/pipelines", json!({"display_name": "p"}), &["name", "display_name"]),
+        ("/apis/v2beta1/runs", launch.clone(), &texts),
+        ("/apis/v2beta1/runs", launch, &["run_id"]),
+        ("/apis/v2beta1/recurringruns", schedule, &texts),
+        ("/apis/v1alpha1/tasks", task, &["runId", "mlmdExecutionID", "fingerprint", "pipelineName"]),
+    ] {
+        all.extend(fields.iter().map(|field| (path, with(body.clone(), field, json!(text)))));
+    }
+    all
+}
+
+/// How much there is of everything.
+async fn stored(server: &Server) -> Vec<Value> {
+    let mut sizes = vec![json!(server.kube.objects.lock().unwrap().len())];
+    for name in ["experiments", "pipelines", "runs", "recurringruns"] {
+        sizes.push(server.get(&format!("/apis/v2beta1/{name}")).await.ok()["total_size"].clone());
+    }
+    sizes.push(server.get("/apis/v1alpha1/tasks").await.ok()["total_size"].clone());
+    sizes
+}
+
+#[tokio::test]
+async fn what_no_column_takes_is_refused_by_every_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let run = server.run("there", json!({"a": 1})).await.ok()["run_id"].as_str().unwrap().to_owned();
+    let before = stored(&server).await;
+    for text in ["a\0b", &"\u{1f600}".repeat(256)] {
+        for (path, body) in requests(text, &run) {
+            let field = body.to_string();
+            let reply = server.post(path, body).await;
+            let absent = matches!(reply.status, 404) && (field.contains("experiment_id") || field.contains("runId"));
+            assert!(reply.status == 400 || absent, "{path} {field}: {} {}", reply.status, reply.body);
+        }
+        let query = quote(text);
+        server
+            .upload(&format!("/apis/v2beta1/pipelines/upload?name={query}"), "p.yaml", ADD.as_bytes())
+            .await
+            .fails(400, "");
+        for path in [
+            format!("/apis/v2beta1/pipelines/names/{query}"),
+            format!("/apis/v2beta1/runs/{query}"),
+            format!("/apis/v1beta1/jobs/{query}"),
+            format!("/apis/v2beta1/runs?experiment_id={query}"),
+        ] {
+            server.get(&path).await.fails(404, "");
+        }
+    }
+    assert_eq!(stored(&server).await, before);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn names_are_kept_as_given_or_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    // What collations of MySQL may take for the same.
+    let folds = env!("CARGO_CRATE_NAME") == "mariadb";
+    let names =
+        ["Team", "team", "Team ", "Te\u{e1}m", "\u{1f4a9}", "\u{1f680}", " Team", "Tea\u{301}m", "%", "_", "'\"\\"];
+    for (path, id) in [("/apis/v2beta1/experiments", "experiment_id"), ("/apis/v2beta1/pipelines", "pipeline_id")] {
+        for name in names {
+            let before = server.get(path).await.ok()["total_size"].clone();
+            let reply = server.post(path, json!({"display_name": name})).await;
+            if folds && reply.status == 409 {
+                assert!(reply.fails(409, "already exist")["message"].as_str().unwrap().contains(name), "{name}");
+                assert_eq!(server.get(path).await.ok()["total_size"], before);
+                continue;
+            }
+            let made = reply.ok();
+            let again = server.get(&format!("{path}/{}", made[id].as_str().unwrap())).await.ok();
+            assert_eq!(again["display_name"], name);
+            let equal = json!({"predicates": [{"operation": "EQUALS", "key": "display_name", "string_value": name}]});
+            let found = server.get(&format!("{path}?filter={}", quote(&equal.to_string()))).await.ok();
+            assert_eq!(found["total_size"], 1, "{name}");
+            server.post(path, json!({"display_name": name})).await.fails(409, "already exist");
+        }
+        let first = server.post(path, json!({"display_name": "TEAM"})).await.status;
+        assert_eq!(first, if folds { 409 } else { 200 }, "as upstream has it on MySQL");
+    }
     server.stop().await;
 }

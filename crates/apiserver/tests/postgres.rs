@@ -1,6 +1,8 @@
 //! All tests of the API over PostgreSQL instead of SQLite; see `support::database`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::duplicate_mod)]
 
+#[path = "bad_input.rs"]
+mod bad_input;
 #[path = "lists.rs"]
 mod lists;
 #[path = "pipelines.rs"]

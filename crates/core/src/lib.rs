@@ -27,6 +27,8 @@ pub mod mlmd;
 pub mod objects;
 #[cfg(feature = "cron")]
 pub mod schedule;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shutdown;
 pub mod termination;
 #[cfg(feature = "grpc")]

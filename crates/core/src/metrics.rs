@@ -7,18 +7,14 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::serve::{self, Incoming as Connections, PATIENCE};
 
 pub use prometheus_client::encoding;
 pub use prometheus_client::metrics::{counter, family, gauge, histogram};
 pub use prometheus_client::registry::Registry;
-
-/// How long a client may take to send its request.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Listens on a port of all addresses.
 ///
@@ -31,29 +27,8 @@ pub async fn listen(port: &str) -> Result<TcpListener, String> {
 
 /// Answers `GET /metrics` until `shutdown` is cancelled.
 pub async fn serve(listener: TcpListener, registry: Arc<Registry>, shutdown: CancellationToken) {
-    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of files, say: the next attempt fails as fast, so it waits.
-                tracing::warn!("metrics: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        let registry = registry.clone();
-        let answer = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&request, &registry))));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
-            .serve_connection(TokioIo::new(stream), answer);
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move {
-            if let Some(Err(error)) = shutdown.run_until_cancelled(connection).await {
-                tracing::debug!("metrics: {error}");
-            }
-        });
-    }
+    let answer = move |request| std::future::ready(Ok::<_, Infallible>(answer(&request, &registry)));
+    serve::http1(Connections::new(listener, None), tower::service_fn(answer), PATIENCE, shutdown).await;
 }
 
 fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Bytes>> {

@@ -18,16 +18,21 @@ mod types;
 mod values;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::{HeaderName, Method};
 use kfp_core::grpc::Transport;
+use kfp_core::serve::{self, Incoming};
 use kfp_core::shutdown::CancellationToken;
 use kfp_proto::ml_metadata::metadata_store_service_server::MetadataStoreServiceServer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
 use tonic::Code;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -125,12 +130,29 @@ fn cors() -> CorsLayer {
         .max_age(Duration::from_secs(24 * 60 * 60))
 }
 
-fn server_tls(tls: &ServerTls) -> ServerTlsConfig {
-    let own = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
-    if tls.client_authorities.is_empty() {
-        return own;
-    }
-    own.client_ca_root(Certificate::from_pem(&tls.client_authorities)).client_auth_optional(!tls.verify_clients)
+fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, Error> {
+    let wrong = |error: &dyn std::fmt::Display| Error::Options(format!("ssl_config: {error}"));
+    let certificates = |text: &str| {
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+        all.map_err(|error| wrong(&error))
+    };
+    let key = PrivateKeyDer::from_pem_slice(tls.key.as_bytes()).map_err(|error| wrong(&error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| wrong(&error))?;
+    let config = if tls.client_authorities.is_empty() {
+        config.with_no_client_auth()
+    } else {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates(&tls.client_authorities)?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = if tls.verify_clients { verifier } else { verifier.allow_unauthenticated() };
+        config.with_client_cert_verifier(verifier.build().map_err(|error| wrong(&error))?)
+    };
+    let config = config.with_single_cert(certificates(&tls.certificate)?, key);
+    let mut config = config.map_err(|error| wrong(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Serves until `shutdown` is cancelled, then finishes the calls in flight and closes the database.
@@ -151,6 +173,7 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
     listener.set_nonblocking(true).map_err(unusable)?;
     let address: SocketAddr = listener.local_addr().map_err(unusable)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(unusable)?;
+    let tls = options.tls.as_ref().map(acceptor).transpose()?;
     if options.storage == Storage::Memory {
         tracing::warn!("no database is configured: metadata lives in memory and ends with this process");
     }
@@ -166,21 +189,15 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
         let _ = ready.send(Ready { address, transport: Transport::in_process(service.clone()) });
     }
     let stopping = shutdown.clone();
-    let mut builder = Server::builder();
-    if let Some(tls) = &options.tls {
-        builder =
-            builder.tls_config(server_tls(tls)).map_err(|error| Error::Options(format!("ssl_config: {error}")))?;
-    }
-    let serving = builder
+    let incoming = Incoming::new(listener, tls).into_stream(options.patience);
+    let serving = serve::grpc(options.patience)
         .accept_http1(true)
         .timeout(CALL_TIMEOUT)
         .layer(cors())
         .layer(GrpcWebLayer::new())
         .add_service(service)
         .add_service(health_service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            stopping.cancelled().await
-        });
+        .serve_with_incoming_shutdown(incoming, async move { stopping.cancelled().await });
     // Clients keep connections open; calls get a while to end, idle connections do not hold the process.
     let late = async {
         shutdown.cancelled().await;

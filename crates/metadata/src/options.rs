@@ -2,9 +2,11 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kfp_core::flags::{Flags, Values};
 use kfp_core::grpc::Transport;
+use kfp_core::serve::PATIENCE;
 
 use crate::Error;
 use crate::config_file::{self, File, ServerTls};
@@ -81,6 +83,8 @@ pub struct Options {
     pub tls: Option<ServerTls>,
     /// A bound socket to serve on instead of `host` and `port`. Connections made before the server runs wait in it.
     pub listener: Option<TcpListener>,
+    /// How long clients may take for the head of a request; no flag, tests shorten it.
+    pub patience: Duration,
     /// Told how to reach the server once it accepts calls.
     pub ready: Option<tokio::sync::oneshot::Sender<Ready>>,
 }
@@ -98,7 +102,16 @@ impl Options {
     /// A server on `host` and `port` over `storage`.
     #[must_use]
     pub fn new(host: &str, port: u16, storage: Storage) -> Self {
-        Self { host: host.to_owned(), port, storage, retries: 0, tls: None, listener: None, ready: None }
+        Self {
+            host: host.to_owned(),
+            port,
+            storage,
+            retries: 0,
+            tls: None,
+            listener: None,
+            patience: PATIENCE,
+            ready: None,
+        }
     }
 
     /// The flags with their defaults.

@@ -7,13 +7,17 @@ use crate::error::{Error, Result};
 /// Characters that upstream's columns for short texts take.
 pub const SHORT: usize = 255;
 
-/// Checks the length of a field in characters, which its column counts; upstream counts bytes.
+/// Checks a short text before anything is done with it: its length in characters, which its column counts (upstream counts
+/// bytes), and that it has no NUL, which no column takes.
 ///
 /// # Errors
-/// Code 3 `FIELD length cannot exceed N`.
+/// Code 3 `FIELD length cannot exceed N` or `FIELD must not contain a NUL character`.
 pub fn length(field: &str, value: &str, limit: usize) -> Result<()> {
     if value.chars().nth(limit).is_some() {
         return Err(Error::invalid(format!("{field} length cannot exceed {limit}")));
+    }
+    if value.contains('\0') {
+        return Err(Error::invalid(format!("{field} must not contain a NUL character")));
     }
     Ok(())
 }

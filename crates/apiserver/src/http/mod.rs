@@ -4,7 +4,7 @@ mod artifacts;
 mod health;
 mod logs;
 pub mod openapi;
-mod pace;
+pub(crate) mod pace;
 mod tidy;
 mod upload;
 

@@ -194,6 +194,9 @@ impl Tx {
     }
 
     async fn run(&mut self, sql: Sql) -> Result<Done, Failure> {
+        if let Some(misfit) = sql.misfit() {
+            return Err(Failure::Other(Error::invalid(misfit)));
+        }
         loop {
             self.db.0.statements.fetch_add(1, Ordering::Relaxed);
             let error = match self.raw.run(&sql).await {

@@ -285,7 +285,7 @@ impl Filter {
 }
 
 /// PostgreSQL has no NUL in texts, and SQLite's LIKE ends at it.
-fn storable(value: &Value) -> bool {
+pub(super) fn storable(value: &Value) -> bool {
     !matches!(value, Value::Text(text) if text.contains('\0'))
 }
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::db::{Row, Tx};
-use super::filter::{Filter, Generation, Operation, Predicate};
+use super::filter::{Filter, Generation, Operation, Predicate, storable};
 use super::sql::{Dialect, Sql, Value};
 use crate::error::{Error, Result};
 
@@ -215,6 +215,7 @@ fn sort(sort_by: &str, listable: &Listable) -> Result<(Order, bool)> {
         && name.starts_with(METRIC)
         // Metrics are told apart by case where the database does so.
         && let Some(metric) = sort_by.split_whitespace().next().and_then(|word| word.get(METRIC.len()..))
+        && !metric.contains('\0')
     {
         return Ok((Order::Metric(metric.to_owned()), descending));
     }
@@ -260,7 +261,8 @@ impl Options {
             (order.kind(), &token.value),
             (Kind::Text, Value::Text(_)) | (Kind::Int | Kind::Time, Value::Int(_)) | (Kind::Float, Value::Float(_))
         );
-        if !fits {
+        let nul = [&token.column, &token.id].into_iter().any(|text| text.contains('\0'));
+        if !fits || nul || !storable(&token.value) {
             return Err(bad("the token names a row that this list cannot have".to_owned()));
         }
         let tags_only = options.filter.is_empty() && !options.tags.is_empty();

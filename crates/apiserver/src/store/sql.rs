@@ -1,5 +1,7 @@
 //! SQL text for three dialects: quoting, placeholders and the statements that every table uses.
 
+use super::schema::limit;
+
 /// A bound or read value.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(untagged)]
@@ -113,13 +115,33 @@ pub struct Sql {
     text: String,
     values: Vec<Value>,
     conditions: bool,
+    misfit: Option<String>,
+}
+
+/// PostgreSQL has no such texts, so that nothing is equal to them there.
+fn has_nul(value: &Value) -> bool {
+    matches!(value, Value::Text(text) if text.contains('\0'))
+}
+
+/// Says which value its column does not take. The rule is one for all databases: upstream's lengths on MySQL, although
+/// others have no limit and a lenient MySQL would cut the rest off, and no NUL.
+fn misfit(table: &str, row: &[(&str, Value)]) -> Option<String> {
+    row.iter().find_map(|(column, value)| {
+        let Value::Text(text) = value else { return None };
+        if has_nul(value) {
+            return Some(format!("{table}.{column} must not contain a NUL character"));
+        }
+        // Bytes first, which are there without counting.
+        let limit = limit(table, column).filter(|limit| text.len() > *limit)?;
+        (text.chars().count() > limit).then(|| format!("{table}.{column} length cannot exceed {limit}"))
+    })
 }
 
 impl Sql {
     /// An empty statement.
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
-        Sql { dialect, change: Change::None, text: String::new(), values: Vec::new(), conditions: false }
+        Sql { dialect, change: Change::None, text: String::new(), values: Vec::new(), conditions: false, misfit: None }
     }
 
     /// `SELECT columns FROM table`.
@@ -134,6 +156,7 @@ impl Sql {
     #[must_use]
     pub fn insert(dialect: Dialect, table: &'static str, row: Vec<(&'static str, Value)>) -> Self {
         let mut sql = Sql::new(dialect);
+        sql.misfit = misfit(table, &row);
         let short = |value: &Value| !matches!(value, Value::Text(text) if text.len() > SHORT);
         sql.change = Change::Insert(table, row.iter().filter(|(_, value)| short(value)).cloned().collect());
         let (names, values): (Vec<&str>, Vec<Value>) = row.into_iter().unzip();
@@ -149,6 +172,7 @@ impl Sql {
     #[must_use]
     pub fn update(dialect: Dialect, table: &'static str, set: Vec<(&'static str, Value)>) -> Self {
         let mut sql = Sql::new(dialect);
+        sql.misfit = misfit(table, &set);
         sql.change = Change::Update(table, set.iter().map(|(column, _)| *column).collect());
         sql.push("UPDATE ").ident(table).push(" SET ");
         for (index, (name, value)) in set.into_iter().enumerate() {
@@ -210,11 +234,16 @@ impl Sql {
 
     /// Appends `WHERE` or `AND`, then `column op ?`.
     pub fn and(&mut self, column: &str, op: &str, value: impl Into<Value>) -> &mut Self {
+        let value = value.into();
+        if op == "=" && self.dialect == Dialect::Postgres && has_nul(&value) {
+            return self.glue().push("1 = 0");
+        }
         self.glue().ident(column).push(" ").push(op).push(" ").bind(value)
     }
 
     /// Appends `WHERE` or `AND`, then `column IN (...)`; nothing matches an empty list.
-    pub fn and_in(&mut self, column: &str, values: Vec<Value>) -> &mut Self {
+    pub fn and_in(&mut self, column: &str, mut values: Vec<Value>) -> &mut Self {
+        values.retain(|value| self.dialect != Dialect::Postgres || !has_nul(value));
         if values.is_empty() {
             return self.glue().push("1 = 0");
         }
@@ -246,6 +275,12 @@ impl Sql {
     #[must_use]
     pub fn change(&self) -> &Change {
         &self.change
+    }
+
+    /// Why a value that is to be stored does not fit, if so.
+    #[must_use]
+    pub fn misfit(&self) -> Option<&str> {
+        self.misfit.as_deref()
     }
 
     /// The text for the driver.
@@ -290,6 +325,25 @@ mod tests {
         let mut sql = Sql::delete(Dialect::Sqlite, "runs");
         sql.and_in("UUID", vec![]);
         assert_eq!(sql.text(), "DELETE FROM \"runs\" WHERE 1 = 0");
+    }
+
+    #[test]
+    fn what_a_column_does_not_take_is_told_for_every_database() {
+        for dialect in [Dialect::Sqlite, Dialect::MySql, Dialect::Postgres] {
+            let set = |value: String| Sql::update(dialect, "experiments", vec![("Name", value.into())]);
+            assert_eq!(set("\u{1f600}".repeat(128)).misfit(), None);
+            assert_eq!(set("x".repeat(129)).misfit(), Some("experiments.Name length cannot exceed 128"));
+            assert_eq!(set("a\0".to_owned()).misfit(), Some("experiments.Name must not contain a NUL character"));
+            let long = Sql::insert(dialect, "pipelines", vec![("Description", "x".repeat(100_000).into())]);
+            assert_eq!(long.misfit(), None);
+        }
+    }
+
+    #[test]
+    fn nothing_equals_a_text_that_postgres_does_not_have() {
+        let mut sql = Sql::select(Dialect::Postgres, "jobs", &["UUID"]);
+        sql.and("UUID", "=", "a\0").and_in("Name", vec!["\0".into(), "b".into()]);
+        assert_eq!(sql.text(), "SELECT \"UUID\" FROM \"jobs\" WHERE 1 = 0 AND \"Name\" IN ($1)");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
+use kfp_core::serve::{self, Incoming};
 use kfp_core::shutdown::CancellationToken;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -19,9 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::catalog::objects;
 use crate::domain::names;
 use crate::domain::nodes::text;
-use crate::tls::{self, Incoming};
 use crate::workflows::cluster::{Cluster, Failure, Kind};
-use crate::{Error, server};
+use crate::{Error, server, tls};
 
 /// Largest review: Kubernetes refuses larger objects itself, and an update carries two of them.
 const LIMIT: usize = 16 << 20;
@@ -67,11 +67,8 @@ impl Server {
         Ok(Server { listener, acceptor })
     }
 
-    /// Answers reviews until `stop`, which it cancels when it fails; reviews under way then have a while to end.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve(self, cluster: Cluster, stop: CancellationToken) -> Result<(), Error> {
+    /// Answers reviews until `stop`, which it cancels if it ends before; reviews under way then have a while to end.
+    pub async fn serve(self, cluster: Cluster, stop: CancellationToken) {
         let _stops = stop.clone().drop_guard();
         let late = {
             let stop = stop.clone();
@@ -81,19 +78,10 @@ impl Server {
             }
         };
         let router = router(cluster);
-        let signal = stop.clone().cancelled_owned();
-        let serve = async {
-            match self.acceptor {
-                Some(acceptor) => {
-                    let incoming = Incoming::new(self.listener, acceptor, stop)?;
-                    axum::serve(incoming, router).with_graceful_shutdown(signal).await
-                }
-                None => axum::serve(self.listener, router).with_graceful_shutdown(signal).await,
-            }
-        };
+        let incoming = Incoming::new(self.listener, self.acceptor);
         tokio::select! {
-            done = serve => done.map_err(|error| Error::Serve(error.to_string())),
-            () = late => Ok(()),
+            () = serve::http1(incoming, router, serve::PATIENCE, stop) => {}
+            () = late => {}
         }
     }
 }

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use http::{HeaderMap, Method, StatusCode, header};
+use kfp_core::serve::{self, Incoming};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -43,15 +44,16 @@ pub async fn serve(cluster: Cluster, listener: TcpListener, shutdown: Cancellati
     let address = listener.local_addr()?;
     let context = Context { cluster, shutdown: shutdown.clone(), loopback: address.ip().is_loopback(), address };
     let router = Router::new().fallback(handle).with_state(context);
-    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server = serve::http1(Incoming::new(listener, None), router, serve::PATIENCE, shutdown.clone());
     let deadline = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        result = server => result,
-        () = deadline => Ok(()),
+        () = server => {}
+        () = deadline => {}
     }
+    Ok(())
 }
 
 async fn handle(State(context): State<Context>, request: Request) -> Response {

@@ -149,3 +149,25 @@ async fn browsers_speak_grpc_web_on_the_same_port() {
     assert!(lower.contains("access-control-allow-headers: content-type,x-grpc-web,x-user-agent"), "{preflight}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stop_before_a_request_are_cut_off() {
+    let place = Place::sqlite();
+    let mut server = place.serve_with(|options| options.patience = Duration::from_millis(500)).await;
+    let address = server.address;
+    let slow = ["", "PRI * HT"].map(|said| {
+        tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream.write_all(said.as_bytes()).unwrap();
+            stream.read_to_end(&mut Vec::new())
+        })
+    });
+    suite::artifact_type(&mut server.client, "system.Model").await;
+    for slow in slow {
+        // An end or a reset, but not the end of the reader's patience.
+        let end = slow.await.unwrap();
+        assert!(end.is_ok() || end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+    }
+    server.stop().await;
+}

@@ -60,12 +60,18 @@ impl Place {
 
     /// A server that accepts calls.
     pub async fn serve(&self) -> Server {
+        self.serve_with(|_| {}).await
+    }
+
+    /// A server whose options are changed first.
+    pub async fn serve_with(&self, change: impl FnOnce(&mut Options)) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let mut options = Options::new("127.0.0.1", 0, self.storage.clone());
         options.listener = Some(listener);
         options.ready = Some(ready);
+        change(&mut options);
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(kfp_metadata::run(options, shutdown.clone()));
         if is_ready.await.is_err() {

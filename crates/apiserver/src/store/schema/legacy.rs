@@ -94,19 +94,10 @@ async fn change(link: &mut Link, sql: &Sql) -> Result<()> {
     link.run(sql).await.map(drop).map_err(failed)
 }
 
-/// How many characters a column takes, if that is limited.
-fn limit(dialect: Dialect, kind: Type) -> Option<i64> {
-    match (dialect, kind) {
-        (_, Type::Key(length)) => Some(i64::from(length)),
-        (Dialect::MySql, Type::Short) => Some(255),
-        _ => None,
-    }
-}
-
 async fn check_lengths(link: &mut Link, catalog: &Catalog, table: &Table) -> Result<()> {
     let dialect = link.dialect();
     for (column, kind, _) in table.columns {
-        let Some(limit) = limit(dialect, *kind) else { continue };
+        let Some(limit) = kind.limit(dialect).and_then(|limit| i64::try_from(limit).ok()) else { continue };
         let length = catalog.tables.get(table.name).and_then(|columns| columns.get(*column));
         if length.is_none_or(|length| (1..=limit).contains(length)) {
             continue;

@@ -28,6 +28,13 @@ struct Catalog {
     foreign: BTreeSet<(String, String)>,
 }
 
+/// How many characters a column of upstream's schema on MySQL takes, if that is limited.
+pub(super) fn limit(table: &str, column: &str) -> Option<usize> {
+    let table = TABLES.iter().find(|known| known.name == table)?;
+    let (_, kind, _) = table.columns.iter().find(|(name, _, _)| *name == column)?;
+    kind.limit(Dialect::MySql)
+}
+
 fn failed(error: impl Into<Error>) -> Error {
     error.into().wrap("cannot bring the database schema up to date")
 }

@@ -18,6 +18,17 @@ pub(super) enum Type {
 }
 use Type::{Bool, Float, Int, Key, Long, Short};
 
+impl Type {
+    /// How many characters it takes, if that is limited.
+    pub fn limit(self, dialect: Dialect) -> Option<usize> {
+        match (dialect, self) {
+            (_, Key(length)) => Some(usize::from(length)),
+            (Dialect::MySql, Short) => Some(255),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) enum Null {
     Not,

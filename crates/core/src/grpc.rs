@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::{Service, StdError, http};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Response, Status};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
 
 /// Longest time one attempt may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -81,6 +85,53 @@ impl Tls {
     #[must_use]
     pub fn config(&self) -> ClientTlsConfig {
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.roots))
+    }
+}
+
+type Call = http::Request<Body>;
+type Answer = http::Response<Body>;
+
+/// Where calls go: over the network, or to a service of this process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Transport(BoxCloneSyncService<Call, Answer, StdError>);
+
+impl Transport {
+    /// Calls a service in the caller's task, without a connection. Each call has the timeout of a channel's.
+    pub fn in_process<S>(service: S) -> Self
+    where
+        S: Service<Call, Response = Answer, Error = std::convert::Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        let call = move |request| {
+            let mut service = service.clone();
+            async move {
+                match tokio::time::timeout(CALL_TIMEOUT, service.call(request)).await {
+                    Ok(Ok(answer)) => Ok(answer),
+                    Err(_) => Err(Status::deadline_exceeded("no answer in time").into()),
+                }
+            }
+        };
+        Self(BoxCloneSyncService::new(tower::service_fn(call)))
+    }
+}
+
+impl From<Channel> for Transport {
+    fn from(channel: Channel) -> Self {
+        Self(BoxCloneSyncService::new(channel.map_err(StdError::from)))
+    }
+}
+
+impl Service<Call> for Transport {
+    type Response = Answer;
+    type Error = StdError;
+    type Future = <BoxCloneSyncService<Call, Answer, StdError> as Service<Call>>::Future;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), StdError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Call) -> Self::Future {
+        self.0.call(request)
     }
 }
 

@@ -20,7 +20,7 @@ mod resolve;
 mod text;
 mod times;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
 use kfp_core::shutdown::CancellationToken;
@@ -122,47 +122,76 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
         tracing::warn!("{MLFLOW} is set, but this driver has no MLflow plugin: tasks are not reported there");
     }
     let services = Services::connect(&options.servers)?;
-    tokio::select! {
-        () = shutdown.cancelled() => Err(Error::Stopped),
-        result = run_options(options, &services, &|path| PathBuf::from(path)) => result,
+    let driven = tokio::select! {
+        () = shutdown.cancelled() => return Err(Error::Stopped),
+        driven = run_options(options, &services) => driven,
+    };
+    match (write(&driven.files), driven.result) {
+        (written, Ok(())) => written,
+        (Ok(()), Err(error)) => Err(error),
+        (Err(second), Err(error)) => {
+            tracing::warn!("the output files of the failed driver are incomplete: {second}");
+            Err(error)
+        }
     }
 }
 
-/// Runs one driver invocation in the calling process, with the caller's connections. `map_path` says where the paths
-/// of the command line really are (output files, `@component`).
-///
-/// # Errors
-/// As [`run`]; a wrong command line is [`Error::Arguments`].
+fn write(files: &[(String, String)]) -> Result<(), Error> {
+    for (path, content) in files {
+        let path = Path::new(path);
+        let failed = |source| Error::Output { path: path.to_owned(), source };
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        std::fs::write(path, content).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What a driver invocation came to.
+#[derive(Debug)]
+pub struct Driven {
+    /// The output files, path and content. A driver that fails may have some, too.
+    pub files: Vec<(String, String)>,
+    /// Whether it succeeded; the errors are those of [`run`], and a wrong command line is [`Error::Arguments`].
+    pub result: Result<(), Error>,
+}
+
+impl From<Error> for Driven {
+    fn from(error: Error) -> Self {
+        Self { files: Vec::new(), result: Err(error) }
+    }
+}
+
+/// Runs one driver invocation in the calling process, with the caller's connections. Writes nothing: the output files
+/// are the caller's to place. `map_path` says where the paths of the command line really are (`@component`).
 pub async fn run_with(
     args: Vec<String>,
     services: &Services,
     environment: &Environment,
     map_path: &(dyn Fn(&str) -> PathBuf + Sync),
-) -> Result<(), Error> {
+) -> Driven {
     use kfp_core::flags::Stop;
-    let options = Options::from_args(args, environment, map_path).map_err(|refused| match refused {
-        Refused::Invalid(error) => error,
-        Refused::Usage(Stop::Info(text) | Stop::Wrong(text)) => Error::Arguments(text),
-    })?;
-    run_options(options, services, map_path).await
+    match Options::from_args(args, environment, map_path) {
+        Ok(options) => run_options(options, services).await,
+        Err(Refused::Invalid(error)) => error.into(),
+        Err(Refused::Usage(Stop::Info(text) | Stop::Wrong(text))) => Error::Arguments(text).into(),
+    }
 }
 
-async fn run_options(
-    options: Options,
-    services: &Services,
-    map_path: &(dyn Fn(&str) -> PathBuf + Sync),
-) -> Result<(), Error> {
+async fn run_options(options: Options, services: &Services) -> Driven {
     let Options { request, servers: _, outputs } = options;
     let work = request.work.clone();
     match drive(request, services).await {
-        Ok(response) => outputs.write(&work, &response, map_path),
+        Ok(response) => match outputs.files(&work, &response) {
+            Ok(files) => Driven { files, result: Ok(()) },
+            Err(error) => error.into(),
+        },
         Err(error) => {
-            if let Some(response) = error.response()
-                && let Err(second) = outputs.write(&work, response, map_path)
-            {
+            let files = error.response().map(|response| outputs.files(&work, response)).transpose();
+            let files = files.unwrap_or_else(|second| {
                 tracing::warn!("the output files of the failed driver are incomplete: {second}");
-            }
-            Err(error)
+                None
+            });
+            Driven { files: files.unwrap_or_default(), result: Err(error) }
         }
     }
 }
@@ -181,7 +210,7 @@ mod tests {
             let args = vec!["--no_such_flag".to_owned()];
             run_with(args, &services, &environment, &|path| PathBuf::from(path)).await
         });
-        let error = task.await.unwrap().unwrap_err().to_string();
+        let error = task.await.unwrap().result.unwrap_err().to_string();
         assert!(error.starts_with("flag provided but not defined: -no_such_flag"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Flags and environment to a typed request.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kfp_core::flags::{Flags, Stop, Values};
 use kfp_core::ir::{self, Unknown};
@@ -317,51 +317,32 @@ impl OutputPaths {
     ///
     /// # Errors
     /// When something has to be written but no path was given.
-    pub fn files(&self, work: &Work, response: &Response) -> Result<Vec<(&str, String)>, Error> {
+    pub fn files(&self, work: &Work, response: &Response) -> Result<Vec<(String, String)>, Error> {
         let need = |path: &'_ str, name: &str| {
             if path.is_empty() { Err(Error::Arguments(format!("--{name}: path is not specified"))) } else { Ok(()) }
         };
-        let mut files: Vec<(&str, String)> = Vec::new();
+        let mut files: Vec<(String, String)> = Vec::new();
         if !matches!(work, Work::Container(_)) {
             if !self.execution_id.is_empty() && response.execution_id != 0 {
-                files.push((&self.execution_id, response.execution_id.to_string()));
+                files.push((self.execution_id.clone(), response.execution_id.to_string()));
             }
             need(&self.iteration_count, "iteration_count_path")?;
-            files.push((&self.iteration_count, response.iteration_count.unwrap_or(0).to_string()));
+            files.push((self.iteration_count.clone(), response.iteration_count.unwrap_or(0).to_string()));
         }
         need(&self.condition, "condition_path")?;
-        files.push((&self.condition, response.condition.map_or("nil".to_owned(), |value| value.to_string())));
+        files.push((self.condition.clone(), response.condition.map_or("nil".to_owned(), |value| value.to_string())));
         if let Some(cached) = response.cached_decision {
             need(&self.cached_decision, "cached_decision_path")?;
-            files.push((&self.cached_decision, cached.to_string()));
+            files.push((self.cached_decision.clone(), cached.to_string()));
         }
         if let Some(patch) = &response.pod_spec_patch {
             if self.pod_spec_patch.is_empty() {
                 let text = "--pod_spec_patch_path is required for container executor drivers";
                 return Err(Error::Arguments(text.to_owned()));
             }
-            files.push((&self.pod_spec_patch, kfp_core::gojson::to_string(patch)));
+            files.push((self.pod_spec_patch.clone(), kfp_core::gojson::to_string(patch)));
         }
         Ok(files)
-    }
-
-    /// Writes the files of a response, with their directories.
-    ///
-    /// # Errors
-    /// When a path is missing or a file cannot be written.
-    pub fn write(
-        &self,
-        work: &Work,
-        response: &Response,
-        map_path: &(dyn Fn(&str) -> PathBuf + Sync),
-    ) -> Result<(), Error> {
-        for (path, content) in self.files(work, response)? {
-            let path = map_path(path);
-            let failed = |source| Error::Output { path: path.clone(), source };
-            std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
-            std::fs::write(&path, content).map_err(failed)?;
-        }
-        Ok(())
     }
 }
 
@@ -507,7 +488,8 @@ mod tests {
         };
         let dag = Work::Dag(Box::default());
         let response = Response { execution_id: 7, condition: Some(false), ..Default::default() };
-        let owned = |list: &[(&'static str, &str)]| list.iter().map(|(p, t)| (*p, (*t).to_owned())).collect::<Vec<_>>();
+        let text = |text: &str| text.to_owned();
+        let owned = |list: &[(&str, &str)]| list.iter().map(|(p, t)| (text(p), text(t))).collect::<Vec<_>>();
         assert_eq!(paths.files(&dag, &response).unwrap(), owned(&[("e", "7"), ("i", "0"), ("c", "false")]));
         let container = Work::Container(Box::default());
         let mut response = Response { cached_decision: Some(true), ..Default::default() };

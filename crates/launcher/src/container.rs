@@ -72,10 +72,9 @@ pub(crate) async fn run(options: &Options, stop: &CancellationToken) -> Result<i
 
 /// Marks the execution as running in this pod.
 async fn announce(options: &Options, metadata: &mlmd::Client) -> Result<(Execution, Run), mlmd::Error> {
-    let empty = mlmd::RunProperties::default();
     let (mut execution, run) = tokio::try_join!(
         metadata.execution(options.execution_id),
-        metadata.ensure_run(&options.pipeline_name, &options.run_id, &empty),
+        metadata.run(&options.pipeline_name, &options.run_id),
     )?;
     let namespace = kubeapi::Config::own_namespace().unwrap_or_else(|| run.namespace().to_owned());
     execution.set(names::POD_NAME, text(&options.pod_name));

@@ -21,6 +21,8 @@ pub struct LogOptions {
     pub limit_bytes: Option<u64>,
     /// Logs of the previous instance of the container.
     pub previous: bool,
+    /// The container has ended: where there is no log, it said nothing.
+    pub ended: bool,
 }
 
 /// Log bytes as they come; an error ends the stream.

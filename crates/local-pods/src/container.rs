@@ -76,6 +76,7 @@ pub(crate) fn prepare_pod(
 ) -> Result<Volumes, String> {
     let dir = kubelet.dirs.pod(&pod.metadata.uid);
     let root = dir.join("root");
+    kubelet.spares.take(&dir);
     let make = || -> std::io::Result<()> {
         retry::take_over(&kubelet.dirs.pods(), earlier, &root)?;
         if pod.is_driver() {

@@ -6,6 +6,7 @@
 //! pods/<uid>/hosts        its /etc/hosts
 //! pods/<uid>/termination  termination messages of its containers
 //! pods/<uid>/artifacts    its script and artifacts on their way in and out
+//! pods-spare              directories of ended pods, for pods to come
 //! volumes/<ns>/<claim>    persistent volume claims
 //! logs/<ns>/<pod>         logs
 //! python                  Python environments
@@ -90,6 +91,10 @@ impl Dirs {
 
     pub(crate) fn pods(&self) -> PathBuf {
         self.data.join("pods")
+    }
+
+    pub(crate) fn spare_pods(&self) -> PathBuf {
+        self.data.join("pods-spare")
     }
 
     pub(crate) fn pod(&self, uid: &str) -> PathBuf {

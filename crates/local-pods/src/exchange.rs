@@ -45,7 +45,9 @@ impl Life {
     pub(crate) async fn outputs(&mut self, code: Option<i32>) -> Option<String> {
         let contract = self.contract.take()?;
         let mut found = Outputs { exit_code: code, ..Outputs::default() };
-        if let Some(paths) = self.paths.clone() {
+        if self.pod.is_driver() {
+            found.parameters = std::mem::take(&mut self.parameters);
+        } else if let Some(paths) = self.paths.clone() {
             let (declared, read, result) = (contract.clone(), paths.clone(), self.result.clone());
             let collected = tokio::task::spawn_blocking(move || {
                 (outputs::parameters(&declared, &read), result.and_then(|file| std::fs::read(file).ok()))
@@ -77,7 +79,11 @@ impl Life {
         }
         let (meta, dir, to) = (self.pod.metadata.clone(), self.kubelet.dirs.data.clone(), self.staging());
         let written = tokio::task::spawn_blocking(move || {
-            let text = crate::logs::plain_text(&dir, &meta.namespace, &meta.name, MAIN)?;
+            let text = match crate::logs::plain_text(&dir, &meta.namespace, &meta.name, MAIN) {
+                // It said nothing.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+                text => text?,
+            };
             std::fs::create_dir_all(&to)?;
             let file = to.join(format!("{MAIN}.log"));
             std::fs::write(&file, text).map(|()| file)

@@ -21,6 +21,7 @@ use crate::pod::{self, Stop, Wish};
 use crate::process::Spawner;
 use crate::python::{Ahead, Base, Store};
 use crate::recovery;
+use crate::spare::Spares;
 use crate::spec::Pod;
 
 /// Drivers in this process cost little; so many may run for each process slot.
@@ -52,6 +53,7 @@ pub(crate) struct Kubelet {
     pub(crate) api: Arc<dyn Api>,
     pub(crate) options: Options,
     pub(crate) dirs: Dirs,
+    pub(crate) spares: Spares,
     /// Where artifacts of workflows are kept.
     pub(crate) objects: Opener,
     pub(crate) logs: Arc<Logs>,

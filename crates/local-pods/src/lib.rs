@@ -32,6 +32,7 @@ mod exchange;
 mod init;
 mod kubelet;
 mod links;
+mod log_file;
 mod logs;
 mod options;
 mod outputs;
@@ -42,6 +43,7 @@ mod python;
 mod recovery;
 mod resource;
 mod retry;
+mod spare;
 mod spec;
 mod spread;
 mod status;
@@ -120,6 +122,8 @@ async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationT
     let logs = Arc::new(logs);
     api.set_log_source(logs.clone());
     let (processes, drivers) = kubelet::slots(&options);
+    let spare = dirs.spare_pods();
+    let spares = spare::Spares::create(spare.clone()).map_err(|source| Error::DataDir { path: spare, source })?;
     let objects = Opener { dir: dirs::objects(&options), ..Opener::default() };
     let kubelet = Kubelet {
         shutdown_grace: kubelet::shutdown_grace(&options),
@@ -127,6 +131,7 @@ async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationT
         api,
         options,
         dirs,
+        spares,
         objects,
         logs,
         spawner,
@@ -176,7 +181,7 @@ async fn probe(dirs: &dirs::Dirs, spawner: &process::Spawner) -> Result<(), Stri
         input,
     };
     let logs = logs::Logs::new(dir.join("logs"), 1 << 10);
-    let log = logs.begin("probe", "probe", "probe", None).map_err(|e| e.to_string())?;
+    let log = logs.begin("probe", "probe", "probe", None, false).map_err(|e| e.to_string())?;
     let (orders, mut queue) = tokio::sync::mpsc::channel(1);
     let run =
         process::run(spawner, launch.command(), launch.input, &log, &process::Supervision::Namespace, &mut queue, None);

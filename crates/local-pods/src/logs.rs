@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use crate::api::{ApiError, LogOptions, LogSource, LogStream};
-use crate::spread::spread;
+use crate::log_file::{LogFile, OWNER};
 
 /// Longer lines are split, as container runtimes do.
 const MAX_LINE: usize = 16 << 10;
@@ -28,13 +28,18 @@ const READ_BLOCK: usize = 64 << 10;
 const RESERVE: u64 = 64 << 20;
 /// How often the disk is looked at.
 const CHECK_EVERY: u64 = 1 << 20;
-/// Name of the Workflow the logs of a pod go with.
-const OWNER: &str = ".workflow";
 /// The log that the archive keeps, there and here.
 const MAIN: &str = "main.log";
 
 /// Bytes written so far; nothing more comes when the sender is gone.
 type Progress = watch::Receiver<u64>;
+
+/// A log that is being written.
+#[derive(Debug)]
+struct Live {
+    progress: Progress,
+    writer: Weak<Mutex<Inner>>,
+}
 
 /// All logs below one directory.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ pub(crate) struct Logs {
     dir: PathBuf,
     archive: Option<PathBuf>,
     max: u64,
-    live: Mutex<HashMap<PathBuf, Progress>>,
+    live: Mutex<HashMap<PathBuf, Live>>,
 }
 
 /// The log of one running container; clones write to the same file.
@@ -53,7 +58,7 @@ pub struct LogWriter {
 
 #[derive(Debug)]
 struct Inner {
-    file: File,
+    file: LogFile,
     partial: Vec<u8>,
     written: u64,
     max: u64,
@@ -157,7 +162,7 @@ impl Inner {
             return false;
         }
         self.check_at = self.written + CHECK_EVERY;
-        let Ok(disk) = nix::sys::statvfs::fstatvfs(&self.file) else { return false };
+        let Ok(disk) = self.file.open().and_then(|file| Ok(nix::sys::statvfs::fstatvfs(file)?)) else { return false };
         let size = disk.fragment_size();
         let reserve = RESERVE.min(disk.blocks().saturating_mul(size) / 20);
         disk.blocks_available().saturating_mul(size) < reserve
@@ -165,13 +170,13 @@ impl Inner {
 
     /// A full disk must not stop the container: what cannot be kept is lost.
     fn write(&mut self, out: &[u8]) {
-        if let Err(error) = self.file.write_all(out) {
+        if let Err(error) = self.file.open().and_then(|file| file.write_all(out)) {
             if !self.full {
                 tracing::warn!(%error, "a container log cannot be written; the rest of it is not kept");
             }
             self.full = true;
             // Half a record would be read as a wrong one.
-            let _ = self.file.set_len(self.written).and_then(|()| self.file.seek(SeekFrom::End(0)));
+            let _ = self.file.open().and_then(|file| file.set_len(self.written));
             return;
         }
         self.written += out.len() as u64;
@@ -206,35 +211,25 @@ impl Logs {
         self.dir.join(namespace).join(pod).join(format!("{container}.log"))
     }
 
-    /// Begins the log of a container, replacing one of an earlier pod of the same name.
+    /// Begins the log of a container, replacing one of an earlier pod of the same name. That of a silent container gets
+    /// its file with the first line.
     pub(crate) fn begin(
         &self,
         namespace: &str,
         pod: &str,
         container: &str,
         workflow: Option<&str>,
+        silent: bool,
     ) -> std::io::Result<LogWriter> {
         let path = self.path(namespace, pod, container);
-        let all = self.dir.join(namespace);
-        if !all.exists() {
-            std::fs::create_dir_all(&all)?;
-            spread(&all);
-        }
-        let dir = all.join(pod);
-        std::fs::create_dir_all(&dir)?;
-        if let Some(workflow) = workflow {
-            let owner = dir.join(OWNER);
-            if !owner.exists() {
-                std::fs::write(owner, workflow)?;
-            }
-        }
-        let (progress, receiver) = watch::channel(0);
         // One step for those who archive what no pod writes to.
         let mut live = locked(&self.live);
-        let file = File::create(&path)?;
-        live.insert(path, receiver);
-        drop(live);
-        let inner = Inner {
+        let mut file = LogFile::new(path.clone(), workflow)?;
+        if !silent {
+            file.open()?;
+        }
+        let (progress, receiver) = watch::channel(0);
+        let inner = Arc::new(Mutex::new(Inner {
             file,
             partial: Vec::new(),
             written: 0,
@@ -242,8 +237,9 @@ impl Logs {
             full: false,
             check_at: 0,
             progress: Some(progress),
-        };
-        Ok(LogWriter { inner: Arc::new(Mutex::new(inner)) })
+        }));
+        live.insert(path, Live { progress: receiver, writer: Arc::downgrade(&inner) });
+        Ok(LogWriter { inner })
     }
 
     /// Forgets finished writers.
@@ -452,10 +448,18 @@ impl LogSource for Logs {
             return Err(ApiError::bad_request(text));
         }
         let path = self.path(namespace, pod, container);
-        let live = if options.follow { locked(&self.live).get(&path).cloned() } else { None };
+        let live = locked(&self.live).get(&path).map(|live| (live.progress.clone(), live.writer.clone()));
+        let (progress, writer) = live.unzip();
+        let live = progress.filter(|_| options.follow);
         let lines = options.tail_lines;
         let opened = tokio::task::spawn_blocking(move || {
-            let mut file = File::open(path)?;
+            let mut file = match (File::open(&path), writer.and_then(|writer| writer.upgrade())) {
+                (Err(error), Some(writer)) if error.kind() == ErrorKind::NotFound => {
+                    locked(&writer).file.open()?;
+                    File::open(path)?
+                }
+                (opened, _) => opened?,
+            };
             let start = match lines {
                 Some(0) => file.seek(SeekFrom::End(0))?,
                 Some(lines) => tail(&mut file, lines)?,
@@ -466,8 +470,12 @@ impl LogSource for Logs {
         })
         .await
         .unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let missing = opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if missing && options.ended {
+            return Ok(futures::stream::empty().boxed());
+        }
         let file = opened.map_err(|e: std::io::Error| {
-            if e.kind() == ErrorKind::NotFound {
+            if missing {
                 ApiError::bad_request(format!(
                     "container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating"
                 ))
@@ -518,7 +526,15 @@ mod tests {
         let logs = Logs::new(dir.path().join("logs"), 1 << 20);
         let missing = logs.logs("ns", "p", "main", LogOptions::default()).await;
         assert_eq!(missing.err().unwrap().code, 400);
-        let writer = logs.begin("ns", "p", "main", Some("wf")).unwrap();
+        let ended = LogOptions { ended: true, ..LogOptions::default() };
+        assert_eq!(read(&logs, ended).await, "", "an end without a word");
+        let silent = logs.begin("ns", "p", "main", Some("wf"), true).unwrap();
+        assert!(!dir.path().join("logs").exists());
+        assert_eq!(read(&logs, LogOptions::default()).await, "");
+        silent.line("after all");
+        assert_eq!(read(&logs, LogOptions::default()).await, "after all\n");
+        logs.end("ns", "p", "main", &silent);
+        let writer = logs.begin("ns", "p", "main", Some("wf"), false).unwrap();
         writer.append(b"one\ntwo\nunfin");
         let mut stream =
             logs.logs("ns", "p", "main", LogOptions { follow: true, ..LogOptions::default() }).await.unwrap();
@@ -554,7 +570,7 @@ mod tests {
         let archive = dir.path().join("archive");
         let logs = Logs::new(dir.path().join("logs"), 1 << 20).with_archive(Some(archive.clone()));
         for (pod, workflow, text) in [("p", "wf", "kept\n"), ("silent", "wf", ""), ("q", "other", "stays\n")] {
-            let writer = logs.begin("ns", pod, "main", Some(workflow)).unwrap();
+            let writer = logs.begin("ns", pod, "main", Some(workflow), false).unwrap();
             writer.append(text.as_bytes());
             logs.end("ns", pod, "main", &writer);
         }
@@ -571,7 +587,7 @@ mod tests {
         let archive = dir.path().join("archive");
         let logs = Logs::new(dir.path().join("logs"), 1 << 20).with_archive(Some(archive.clone()));
         for (pod, workflow) in [("p", Some("wf")), ("free", None)] {
-            let writer = logs.begin("ns", pod, "main", workflow).unwrap();
+            let writer = logs.begin("ns", pod, "main", workflow, false).unwrap();
             writer.line("first");
             logs.archive_pod("ns", pod);
             assert!(!archive.exists(), "a running pod keeps its log");
@@ -583,7 +599,7 @@ mod tests {
         logs.archive_pod("ns", "p");
         let kept = || std::fs::read_to_string(archive.join("wf/p/main.log")).unwrap();
         assert!(kept().ends_with(" stdout F first\n"));
-        let writer = logs.begin("ns", "p", "main", Some("wf")).unwrap();
+        let writer = logs.begin("ns", "p", "main", Some("wf"), false).unwrap();
         writer.line("again");
         logs.end("ns", "p", "main", &writer);
         logs.remove_workflow("ns", "wf");
@@ -597,7 +613,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let mut inner = Inner {
             // Opened for reading only: each write fails, as on a full disk.
-            file: File::open(&path).unwrap(),
+            file: LogFile::of(File::open(&path).unwrap()),
             partial: Vec::new(),
             written: 0,
             max: 1000,
@@ -607,7 +623,7 @@ mod tests {
         };
         inner.append(b"lost\n");
         assert!(inner.full);
-        inner.file = File::create(&path).unwrap();
+        inner.file = LogFile::of(File::create(&path).unwrap());
         inner.append(b"lost as well\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
@@ -616,7 +632,7 @@ mod tests {
     fn the_last_lines_are_cut_at_characters() {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::new(dir.path().into(), 1 << 20);
-        let writer = logs.begin("ns", "p", "main", None).unwrap();
+        let writer = logs.begin("ns", "p", "main", None, false).unwrap();
         writer.append("one\ntwo\nthree é\n".as_bytes());
         logs.end("ns", "p", "main", &writer);
         let path = logs.path("ns", "p", "main");
@@ -629,7 +645,7 @@ mod tests {
     async fn long_lines_and_logs_have_limits() {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::new(dir.path().join("logs"), 100_000);
-        let writer = logs.begin("ns", "p", "main", None).unwrap();
+        let writer = logs.begin("ns", "p", "main", None, false).unwrap();
         let long = "x".repeat(50_000);
         writer.line(&long);
         assert_eq!(read(&logs, LogOptions::default()).await, format!("{long}\n"));

@@ -59,12 +59,8 @@ pub struct DriverExit {
     pub code: i32,
     /// What failed and why; becomes the termination message of the container and so the message of its node.
     pub message: String,
-}
-
-impl From<i32> for DriverExit {
-    fn from(code: i32) -> Self {
-        Self { code, message: String::new() }
-    }
+    /// Files that it wrote, path in the container and content: they never get to the disk.
+    pub files: Vec<(String, String)>,
 }
 
 /// Runs a driver.

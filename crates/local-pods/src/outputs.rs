@@ -54,12 +54,31 @@ impl Outputs {
 /// # Errors
 /// A parameter that cannot be read or is too large.
 pub(crate) fn parameters(template: &Template, paths: &Paths) -> Result<Vec<Value>, String> {
+    collect(template, |name, path| read(paths, name, path))
+}
+
+/// The same from files that a driver left in memory.
+///
+/// # Errors
+/// A parameter that is too large.
+pub(crate) fn in_memory(template: &Template, files: &[(String, String)]) -> Result<Vec<Value>, String> {
+    collect(template, |_, path| Ok(files.iter().find(|(other, _)| other == path).map(|(_, text)| text.clone())))
+}
+
+fn collect(
+    template: &Template,
+    read: impl Fn(&str, &str) -> Result<Option<String>, String>,
+) -> Result<Vec<Value>, String> {
     let mut parameters = Vec::new();
     let mut total = 0;
     for parameter in &template.outputs.parameters {
         let Some(path) = parameter.value_from.as_ref().and_then(|from| from.path.as_deref()) else { continue };
         let name = &parameter.name;
-        let Some(value) = read(paths, name, path)? else { continue };
+        let Some(mut value) = read(name, path)? else { continue };
+        // Exactly one line end belongs to the file and not to the value.
+        if value.ends_with('\n') {
+            value.pop();
+        }
         total += value.len();
         if total > MAX_TOTAL {
             return Err(format!(
@@ -88,10 +107,6 @@ fn read(paths: &Paths, name: &str, path: &str) -> Result<Option<String>, String>
         return Err(format!(
             "output parameter \"{name}\" from {path} is larger than {MAX_TOTAL} bytes; pass it as an artifact"
         ));
-    }
-    // Exactly one line end belongs to the file and not to the value.
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
     }
     Ok(Some(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
 }

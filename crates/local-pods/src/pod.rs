@@ -17,7 +17,7 @@ use crate::container::{self, Work};
 use crate::env::Sources;
 use crate::init::{NOT_FOUND, SETUP_FAILED};
 use crate::kubelet::Kubelet;
-use crate::options::Invocation;
+use crate::options::{DriverExit, Invocation};
 use crate::outputs;
 use crate::paths::Paths;
 use crate::process::{self, Exit, Order, Supervision};
@@ -87,8 +87,10 @@ pub(crate) struct Life {
     pub(crate) artifacts: Vec<Mounted>,
     /// Where the end of the main container's output is.
     pub(crate) result: Option<PathBuf>,
-    /// Output parameters of a resource template.
+    /// Output parameters that are in no files.
     pub(crate) parameters: Vec<Value>,
+    /// The pod has a directory.
+    placed: bool,
     /// Artifacts could not be brought in or parameters not be read.
     pub(crate) trouble: Option<String>,
 }
@@ -112,6 +114,7 @@ pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Rece
         artifacts: Vec::new(),
         result: None,
         parameters: Vec::new(),
+        placed: false,
         trouble: None,
         kubelet,
         pod,
@@ -171,17 +174,22 @@ impl Life {
                 return Ok(());
             }
         };
-        let earlier = retry::earlier_attempts(&*self.kubelet.api, &self.pod);
-        let (kubelet, pod, shared) = (self.kubelet.clone(), self.pod.clone(), sources.clone());
-        let prepare = move || container::prepare_pod(&kubelet, &pod, &shared, &earlier);
-        let prepared = tokio::task::spawn_blocking(prepare).await;
-        let volumes = match prepared.unwrap_or_else(|e| Err(e.to_string())) {
-            Ok(volumes) => Arc::new(volumes),
-            Err(message) => {
-                self.fail(message);
-                return Ok(());
+        // What runs in this process needs no place of its own on the disk, and most tasks have such a pod.
+        self.placed = !self.pod.is_driver() || !self.pod.spec.volumes.is_empty();
+        let mut volumes = Arc::default();
+        if self.placed {
+            let earlier = retry::earlier_attempts(&*self.kubelet.api, &self.pod);
+            let (kubelet, pod, shared) = (self.kubelet.clone(), self.pod.clone(), sources.clone());
+            let prepare = move || container::prepare_pod(&kubelet, &pod, &shared, &earlier);
+            let prepared = tokio::task::spawn_blocking(prepare).await;
+            match prepared.unwrap_or_else(|e| Err(e.to_string())) {
+                Ok(made) => volumes = Arc::new(made),
+                Err(message) => {
+                    self.fail(message);
+                    return Ok(());
+                }
             }
-        };
+        }
         if let Err(message) = self.bring().await? {
             self.trouble(format!("init: Error (exit code 64): {message}"));
             return Ok(());
@@ -274,13 +282,18 @@ impl Life {
         let main = !place.init && self.pod.is_main(container);
         let artifacts = if main { self.artifacts.clone() } else { Vec::new() };
         let outputs = self.contract.as_deref().filter(|_| main).map(container::declared).unwrap_or_default();
-        let planned = tokio::task::spawn_blocking(move || {
+        let silent = self.pod.is_driver();
+        let plan = move || {
             let workflow = pod.metadata.labels.get(retry::WORKFLOW).map(String::as_str);
-            let log = kubelet.logs.begin(&pod.metadata.namespace, &pod.metadata.name, &c.name, workflow);
+            let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
+            let log = kubelet.logs.begin(namespace, name, &c.name, workflow, silent);
             let log = log.map_err(|e| format!("begin the log of container \"{}\": {e}", c.name))?;
             container::plan(&kubelet, &pod, &c, &volumes, &sources, &artifacts, &outputs).map(|plan| (plan, log))
-        })
-        .await;
+        };
+        let planned = match silent {
+            true => Ok(plan()),
+            false => tokio::task::spawn_blocking(plan).await,
+        };
         match planned.unwrap_or_else(|e| Err(e.to_string())) {
             Ok((plan, log)) => {
                 if main {
@@ -421,13 +434,20 @@ impl Life {
     /// Removes what the pod left on the disk: nothing reads it, except a next attempt, and on a full disk the end of the
     /// pod needs the room.
     async fn clear(&self) {
-        let uid = &self.pod.metadata.uid;
-        let mut places = vec![Store::new(self.kubelet.dirs.python()).private(uid)];
-        if self.report.phase == Phase::Succeeded || !self.pod.metadata.annotations.contains_key(retry::PARENT) {
-            places.push(self.kubelet.dirs.pod(uid));
+        if !self.placed {
+            return;
         }
-        let removed =
-            tokio::task::spawn_blocking(move || places.iter().for_each(|place| recovery::remove(place))).await;
+        let uid = &self.pod.metadata.uid;
+        let private = Store::new(self.kubelet.dirs.python()).private(uid);
+        let over = self.report.phase == Phase::Succeeded || !self.pod.metadata.annotations.contains_key(retry::PARENT);
+        let (kubelet, place) = (self.kubelet.clone(), self.kubelet.dirs.pod(uid));
+        let removed = tokio::task::spawn_blocking(move || {
+            recovery::remove(&private);
+            if over {
+                kubelet.spares.give(&place);
+            }
+        })
+        .await;
         if let Err(error) = removed {
             tracing::warn!(pod = %self.pod.metadata.name, %error, "cannot remove the directory of a pod");
         }
@@ -520,7 +540,7 @@ impl Job {
                 let mut driver = tokio::spawn((self.kubelet.options.driver)(invocation));
                 tokio::select! {
                     end = &mut driver => match end {
-                        Ok(end) => Exit { message: end.message, ..Exit::with_code(end.code) },
+                        Ok(end) => self.driven(end),
                         Err(e) => {
                             let message = format!("the driver ended abnormally: {e}");
                             log.line(&message);
@@ -554,7 +574,7 @@ impl Job {
             exit.message.clone_from(&exit.report);
         }
         self.kubelet.logs.end(&pod.metadata.namespace, &pod.metadata.name, &self.container.name, log);
-        if exit.message.is_empty() {
+        if exit.message.is_empty() && !pod.is_driver() {
             let from_log = (exit.code != 0 && self.container.termination_message_policy == termination::FROM_LOG)
                 .then(|| self.kubelet.logs.path(&pod.metadata.namespace, &pod.metadata.name, &self.container.name));
             let data = (exit.code != 0).then(|| self.kubelet.dirs.data.clone());
@@ -567,6 +587,20 @@ impl Job {
             exit.message = termination::shortened(exit.message);
         }
         exit
+    }
+
+    fn driven(&self, end: DriverExit) -> Exit {
+        let contract = self.contract.as_deref();
+        match contract.map(|contract| outputs::in_memory(contract, &end.files)).transpose() {
+            Ok(parameters) => {
+                let parameters = parameters.unwrap_or_default();
+                Exit { message: end.message, parameters, ..Exit::with_code(end.code) }
+            }
+            Err(message) => {
+                self.log.line(&message);
+                Exit { message, ..Exit::with_code(if end.code == 0 { SETUP_FAILED } else { end.code }) }
+            }
+        }
     }
 
     fn after(&self, result: std::io::Result<Exit>, program: &[String], supervision: &Supervision) -> Exit {

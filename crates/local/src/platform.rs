@@ -5,8 +5,9 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kfp_core::grpc::{self, Transport};
+use kfp_core::mlmd;
 use kfp_core::shutdown::CancellationToken;
-use kfp_core::{grpc, mlmd};
 use kfp_local_api::Cluster;
 use tokio::task::JoinSet;
 
@@ -123,6 +124,8 @@ impl Platform {
         let storage = kfp_metadata::Storage::Sqlite(data.join("metadata.db"));
         let mut metadata = kfp_metadata::Options::new(&host, metadata_port, storage);
         metadata.listener = Some(listeners.metadata);
+        let (ready, metadata_ready) = tokio::sync::oneshot::channel();
+        metadata.ready = Some(ready);
         platform.spawn("metadata store", kfp_metadata::run(metadata, servers.clone()));
 
         let kube = kube_client(&kubeconfig).await?;
@@ -148,7 +151,8 @@ impl Platform {
             kfp_local_engine::run(cluster.clone(), kfp_local_engine::Options::default(), workers.clone()),
         );
 
-        let driver = driver_hook(&kubeconfig, &host, grpc_port, metadata_port)?;
+        let Ok(metadata) = metadata_ready.await else { return Err(ended(&mut platform.tasks).await) };
+        let driver = driver_hook(&kubeconfig, &host, grpc_port, metadata.transport)?;
         let mut pods = kfp_local_pods::Options::new(data.clone(), kubeconfig, launcher, pod_init()?, driver);
         if options.max_pods > 0 {
             pods.max_parallel = options.max_pods;
@@ -325,15 +329,14 @@ fn driver_hook(
     kubeconfig: &Path,
     host: &str,
     grpc_port: u16,
-    metadata_port: u16,
+    metadata: Transport,
 ) -> Result<kfp_local_pods::DriverHook, Error> {
     let wrong = failed("driver");
-    let channel = grpc::channel(host, metadata_port, None).map_err(|e| wrong(e.to_string()))?;
     let tasks = grpc::channel(host, grpc_port, None).map_err(|e| wrong(e.to_string()))?;
     let config = kfp_core::kubeapi::Config::from_kubeconfig(kubeconfig).map_err(|e| wrong(e.to_string()))?;
     let kubernetes = kfp_core::kubeapi::Client::new(config).map_err(|e| wrong(e.to_string()))?;
     let services = kfp_driver::Services {
-        metadata: mlmd::Client::new(channel),
+        metadata: mlmd::Client::new(metadata),
         cache: kfp_driver::Cache::new(tasks),
         kubernetes: Some(kubernetes),
     };
@@ -350,14 +353,12 @@ fn driver_hook(
             };
             let paths = invocation.paths.clone();
             let map = move |path: &str| paths.host(Path::new(path));
-            match kfp_driver::run_with(invocation.args, &services, &environment, &map).await {
-                Ok(()) => kfp_local_pods::DriverExit::default(),
-                Err(error) => {
-                    let message = error.to_string();
-                    invocation.log.line(&message);
-                    kfp_local_pods::DriverExit { code: 1, message }
-                }
+            let driven = kfp_driver::run_with(invocation.args, &services, &environment, &map).await;
+            let (code, message) = driven.result.map_or_else(|error| (1, error.to_string()), |()| (0, String::new()));
+            if code != 0 {
+                invocation.log.line(&message);
             }
+            kfp_local_pods::DriverExit { code, message, files: driven.files }
         })
     }))
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::{HeaderName, Method};
+use kfp_core::grpc::Transport;
 use kfp_core::shutdown::CancellationToken;
 use kfp_proto::ml_metadata::metadata_store_service_server::MetadataStoreServiceServer;
 use tonic::Code;
@@ -33,7 +34,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub use crate::config_file::ServerTls;
 use crate::database::Database;
 use crate::failure::Failure;
-pub use crate::options::{Options, Remote, Storage, Tls};
+pub use crate::options::{Options, Ready, Remote, Storage, Tls};
 use crate::service::Service;
 
 /// Largest message in either direction, as upstream's clients and manifests set it.
@@ -162,7 +163,7 @@ async fn run_unboxed(options: Options, shutdown: CancellationToken) -> Result<()
     tracing::info!(%address, storage = ?options.storage, "metadata store is serving");
     if let Some(ready) = options.ready {
         // Nobody may be waiting any more; the server runs all the same.
-        let _ = ready.send(address);
+        let _ = ready.send(Ready { address, transport: Transport::in_process(service.clone()) });
     }
     let stopping = shutdown.clone();
     let mut builder = Server::builder();

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 
 use kfp_core::flags::{Flags, Values};
+use kfp_core::grpc::Transport;
 
 use crate::Error;
 use crate::config_file::{self, File, ServerTls};
@@ -80,8 +81,17 @@ pub struct Options {
     pub tls: Option<ServerTls>,
     /// A bound socket to serve on instead of `host` and `port`. Connections made before the server runs wait in it.
     pub listener: Option<TcpListener>,
-    /// Told the address once the server accepts calls.
-    pub ready: Option<tokio::sync::oneshot::Sender<std::net::SocketAddr>>,
+    /// Told how to reach the server once it accepts calls.
+    pub ready: Option<tokio::sync::oneshot::Sender<Ready>>,
+}
+
+/// How to reach a server that accepts calls.
+#[derive(Debug)]
+pub struct Ready {
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    /// The way for callers in the same process, without a connection.
+    pub transport: Transport,
 }
 
 impl Options {

@@ -18,10 +18,9 @@ use std::time::Duration;
 use kfp_proto::ml_metadata as pb;
 use kfp_proto::ml_metadata::metadata_store_service_client::MetadataStoreServiceClient;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::grpc::{self, Tls};
+use crate::grpc::{self, Tls, Transport};
 
 pub use artifact::{artifact_from_metadata, runtime_artifact};
 pub use convert::{double, int, is_truthy_workspace, struct_value, text};
@@ -93,7 +92,7 @@ impl Error {
 /// A cheap-to-clone client. Connects on first use.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: MetadataStoreServiceClient<Channel>,
+    inner: MetadataStoreServiceClient<Transport>,
     /// Ids of types by name; they never change.
     types: Arc<Mutex<HashMap<String, i64>>>,
 }
@@ -107,10 +106,10 @@ impl Client {
         Ok(Self::new(grpc::channel(address, port, tls)?))
     }
 
-    /// A client on an existing channel, for instance an in-process one.
+    /// A client on an existing channel or a service in this process.
     #[must_use]
-    pub fn new(channel: Channel) -> Self {
-        let inner = MetadataStoreServiceClient::new(channel)
+    pub fn new(transport: impl Into<Transport>) -> Self {
+        let inner = MetadataStoreServiceClient::new(transport.into())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         Self { inner, types: Arc::default() }
@@ -135,7 +134,7 @@ impl Client {
         &self,
         name: &'static str,
         request: Q,
-        rpc: impl Fn(MetadataStoreServiceClient<Channel>, Request<Q>) -> F,
+        rpc: impl Fn(MetadataStoreServiceClient<Transport>, Request<Q>) -> F,
     ) -> Result<A, Error>
     where
         F: Future<Output = Result<Response<A>, Status>>,

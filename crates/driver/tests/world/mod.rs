@@ -57,6 +57,7 @@ pub struct World {
     pub services: Services,
     pub objects: Objects,
     pub tasks: Tasks,
+    files: std::sync::Mutex<Vec<(String, String)>>,
     directory: tempfile::TempDir,
     run_id: String,
     stop: CancellationToken,
@@ -142,7 +143,7 @@ impl World {
 
         let services = Services { metadata, cache, kubernetes: Some(kubernetes) };
         let directory = tempfile::tempdir().unwrap();
-        Self { services, objects, tasks, directory, run_id: "run-1".to_owned(), stop }
+        Self { services, objects, tasks, files: Default::default(), directory, run_id: "run-1".to_owned(), stop }
     }
 
     /// The same world in another run of the same pipeline.
@@ -171,7 +172,9 @@ impl World {
             pod: DriverPod { name: "driver-pod".into(), uid: "uid-1".into() },
             default_pipeline_root: DEFAULT_PIPELINE_ROOT.into(),
         };
-        kfp_driver::run_with(words, &self.services, &environment, &|path| self.place(path)).await?;
+        let driven = kfp_driver::run_with(words, &self.services, &environment, &|path| self.place(path)).await;
+        *self.files.lock().unwrap() = driven.files;
+        driven.result?;
         Ok(self.take_files())
     }
 
@@ -181,13 +184,12 @@ impl World {
 
     /// What the last driver wrote.
     pub fn take_files(&self) -> Files {
-        let read = |name: &'static str| {
-            Some((name, std::fs::read_to_string(self.place(&format!("/tmp/outputs/{name}"))).ok()?))
+        let files = std::mem::take(&mut *self.files.lock().unwrap());
+        let find = |name: &'static str| {
+            let path = format!("/tmp/outputs/{name}");
+            Some((name, files.iter().find(|(other, _)| *other == path)?.1.clone()))
         };
-        let files = Files(OUTPUTS.into_iter().filter_map(read).collect());
-        // A driver that fails early writes nothing.
-        let _ = std::fs::remove_dir_all(self.place("/"));
-        files
+        Files(OUTPUTS.into_iter().filter_map(find).collect())
     }
 
     /// Drives the root and gives its execution id.

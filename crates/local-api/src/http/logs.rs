@@ -26,7 +26,8 @@ pub(super) async fn read(
     let name = target.name.as_deref().unwrap_or_default();
     let pod = context.cluster.get(&resources::PODS, namespace, name).await?;
     let container = container(&pod, name, query.text("container"))?;
-    let options = options(query)?;
+    let mut options = options(query)?;
+    options.ended = has_ended(&pod, &container);
     let source = context
         .cluster
         .log_source()
@@ -56,6 +57,12 @@ fn container(pod: &Value, name: &str, asked: Option<&str>) -> Result<String, Api
     }
 }
 
+fn has_ended(pod: &Value, container: &str) -> bool {
+    let statuses = |field: &str| pod["status"][field].as_array().into_iter().flatten();
+    let mut all = statuses("containerStatuses").chain(statuses("initContainerStatuses"));
+    all.any(|status| status["name"] == container && status["state"]["terminated"].is_object())
+}
+
 fn options(query: &Query) -> Result<LogOptions, ApiError> {
     let since = match (query.text("sinceTime"), query.number("sinceSeconds")?) {
         (Some(_), Some(_)) => {
@@ -79,6 +86,7 @@ fn options(query: &Query) -> Result<LogOptions, ApiError> {
         timestamps: query.flag("timestamps")?,
         limit_bytes: query.number("limitBytes")?,
         previous: query.flag("previous")?,
+        ended: false,
     })
 }
 
@@ -96,6 +104,15 @@ mod tests {
         assert_eq!(container(&one, "p", Some("x")).unwrap_err().code, 400);
         let two = json!({"spec": {"containers": [{"name": "main"}, {"name": "wait"}]}});
         assert!(container(&two, "p", None).unwrap_err().message.contains("[main wait]"));
+    }
+
+    #[test]
+    fn a_container_has_ended_when_its_status_says_so() {
+        let status = |state: Value| json!({"status": {"containerStatuses": [{"name": "main", "state": state}]}});
+        assert!(has_ended(&status(json!({"terminated": {"exitCode": 0}})), "main"));
+        assert!(!has_ended(&status(json!({"terminated": {"exitCode": 0}})), "wait"));
+        assert!(!has_ended(&status(json!({"running": {}})), "main"));
+        assert!(!has_ended(&json!({}), "main"));
     }
 
     #[test]

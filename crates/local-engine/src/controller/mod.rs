@@ -31,6 +31,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 const BATCH: usize = 512;
 /// A status write that took a time t is followed by a pause of this many times t.
 const WRITE_PAUSE: u32 = 4;
+/// Shortest such pause. A status tells people and the persistence agent of progress, nothing waits for it, and each
+/// means that several parties read the whole object again.
+const SHORTEST_WRITE_PAUSE: Duration = Duration::from_millis(100);
 /// Longest such pause, and longest pause after a failed write.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Shortest pause after a failed write.
@@ -379,7 +382,7 @@ impl Controller {
             Ok(version) => {
                 active.failures = 0;
                 active.written = version;
-                active.not_before = Instant::now() + (took * WRITE_PAUSE).min(MAX_PAUSE);
+                active.not_before = Instant::now() + (took * WRITE_PAUSE).clamp(SHORTEST_WRITE_PAUSE, MAX_PAUSE);
                 if last {
                     // The watch brings what we wrote, and then it shows when the Workflow expires.
                     let edited = active.edited.take().filter(|(edited, _)| *edited > version);
@@ -420,7 +423,7 @@ impl Controller {
                     Effect::DeleteClaim { name } => self.calls.delete_claim(key, name),
                 }
             }
-            if active.writing.is_none() && active.not_before <= Instant::now() {
+            if active.next_write().is_some_and(|time| time <= Instant::now()) {
                 active.write(&self.calls, &key);
             }
         }
@@ -439,7 +442,8 @@ impl Active {
     /// When the next status write may begin, if there is something to write and none is under way.
     fn next_write(&self) -> Option<Instant> {
         let unwritten = self.writing.is_none() && self.execution.has_changes();
-        unwritten.then_some(self.not_before)
+        let at_once = self.failures == 0 && self.execution.is_done();
+        unwritten.then(|| if at_once { Instant::now() } else { self.not_before })
     }
 
     fn write(&mut self, calls: &Calls, key: &Key) {

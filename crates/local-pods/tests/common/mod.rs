@@ -25,16 +25,11 @@ pub struct Bench {
 /// Writes each `PATH=TEXT` argument; the first argument `fail` makes it fail.
 async fn driver(call: Invocation) -> DriverExit {
     call.log.line(&format!("driver of {} in {}", call.pod, call.namespace));
-    for arg in &call.args {
-        if let Some((path, text)) = arg.split_once('=') {
-            let place = call.paths.host(Path::new(path));
-            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-            std::fs::write(place, text).unwrap();
-        }
-    }
+    let file = |arg: &String| arg.split_once('=').map(|(path, text)| (path.to_owned(), text.to_owned()));
+    let files = call.args.iter().filter_map(file).collect();
     match call.args.first().is_some_and(|a| a == "fail") {
-        true => DriverExit { code: 1, message: "no such input".into() },
-        false => 0.into(),
+        true => DriverExit { code: 1, message: "no such input".into(), files },
+        false => DriverExit { files, ..DriverExit::default() },
     }
 }
 

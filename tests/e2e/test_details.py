@@ -93,7 +93,8 @@ def cluster(server):
     return yaml.safe_load(server.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
 
 
-def test_logs_outlive_the_pod_and_its_workflow(server, client, tmp_path):
+@pytest.mark.parametrize("gone", ["pod", "workflow"])
+def test_logs_outlive_the_pod_and_its_workflow(server, client, tmp_path, gone):
     def says():
         p.shell(script="echo said by the task")
 
@@ -103,10 +104,11 @@ def test_logs_outlive_the_pod_and_its_workflow(server, client, tmp_path):
     live = f"{cluster(server)}/api/v1/namespaces/kubeflow/pods/{pod}"
     with urllib.request.urlopen(f"{live}/log?container=main") as answer:
         assert b"said by the task\n" in answer.read()
-    # What a ttlStrategy and the persistence agent do in the end.
+    # What users may do, and what a ttlStrategy and the persistence agent do in the end.
     workflow = json.load(urllib.request.urlopen(live))["metadata"]["labels"]["workflows.argoproj.io/workflow"]
     url = f"{cluster(server)}/apis/argoproj.io/v1alpha1/namespaces/kubeflow/workflows/{workflow}"
-    urllib.request.urlopen(urllib.request.Request(url, method="DELETE")).close()
+    deleted = {"pod": live, "workflow": url}[gone]
+    urllib.request.urlopen(urllib.request.Request(deleted, method="DELETE")).close()
     archived = server.home / "objects" / "mlpipeline" / "logs" / workflow / pod / "main.log"
     deadline = time.monotonic() + 30
     while not archived.exists():

@@ -510,6 +510,21 @@ async fn values_that_do_not_fit_are_the_callers_fault(engine: Engine) {
     db.close().await;
 }
 
+#[tokio::test]
+async fn the_servers_collation_holds_unless_it_cannot_hold_every_text() {
+    let Some(server) = Engine::MariaDb.start() else { return };
+    for (global, name, made) in
+        [("utf8mb4_unicode_520_ci", "kept", "utf8mb4_unicode_520_ci"), ("latin1_swedish_ci", "overruled", "utf8mb4_")]
+    {
+        server.execute("", &format!("SET GLOBAL collation_server = '{global}'"));
+        Db::open(&database(Engine::MariaDb, server.port(), name)).await.unwrap().close().await;
+        let sql =
+            format!("SELECT DISTINCT table_collation FROM information_schema.tables WHERE table_schema = '{name}'");
+        let collations = server.execute("", &sql);
+        assert!(collations.lines().count() == 1 && collations.starts_with(made), "{name}: {collations}");
+    }
+}
+
 macro_rules! over_servers {
     ($($name:ident),* $(,)?) => {
         mod mariadb {

@@ -136,7 +136,7 @@ pub(crate) async fn serve(kubelet: Arc<Kubelet>, shutdown: CancellationToken) ->
         let present: HashSet<&str> = items.iter().filter_map(RawObject::uid).collect();
         let gone: Vec<String> = pods.keys().filter(|u| !present.contains(u.as_str())).cloned().collect();
         for uid in gone {
-            forget(&kubelet, &mut pods, &uid, &tasks);
+            forget(&kubelet, &mut pods, &uid, None, &tasks);
         }
         let seen = items.iter().filter(|pod| !is_over(pod)).try_for_each(|pod| {
             see(&kubelet, &mut pods, &pod.parse()?, &tasks);
@@ -180,7 +180,9 @@ async fn follow(
                 EventKind::Added | EventKind::Modified => see(kubelet, pods, &event.object, tasks),
                 EventKind::Deleted => {
                     if let Some(uid) = uid(&event.object) {
-                        forget(kubelet, pods, uid, tasks);
+                        let text = |path| event.object.pointer(path).and_then(Value::as_str).map(str::to_string);
+                        let name = text("/metadata/namespace").zip(text("/metadata/name"));
+                        forget(kubelet, pods, uid, name, tasks);
                     }
                 }
                 EventKind::Bookmark => {}
@@ -246,17 +248,30 @@ fn begin(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, object: &Arc
     }
 }
 
-fn forget(kubelet: &Arc<Kubelet>, pods: &mut HashMap<String, Known>, uid: &str, tasks: &TaskTracker) {
+/// Cleans up after a deleted pod. `name` is its namespace and name, where they are known still.
+fn forget(
+    kubelet: &Arc<Kubelet>,
+    pods: &mut HashMap<String, Known>,
+    uid: &str,
+    name: Option<(String, String)>,
+    tasks: &TaskTracker,
+) {
     let known = pods.remove(uid);
     let dirs = [kubelet.dirs.pod(uid), Store::new(kubelet.dirs.python()).private(uid)];
+    let logs = kubelet.logs.clone();
     tasks.spawn(async move {
         if let Some(known) = known {
             known.wish.send_modify(|wish| wish.stop = Some(Stop::Deleted));
             // The receiver goes with the pod's task, and with that everything that uses the files.
             known.wish.closed().await;
         }
-        let removed = tokio::task::spawn_blocking(move || dirs.iter().for_each(|dir| recovery::remove(dir))).await;
-        if let Err(error) = removed {
+        let removed = tokio::task::spawn_blocking(move || {
+            dirs.iter().for_each(|dir| recovery::remove(dir));
+            if let Some((namespace, name)) = name {
+                logs.archive_pod(&namespace, &name);
+            }
+        });
+        if let Err(error) = removed.await {
             tracing::warn!(%error, "cannot remove the directory of a pod");
         }
     });

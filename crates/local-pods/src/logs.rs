@@ -3,7 +3,8 @@
 //! that continues), text. Both streams of a container arrive on one pipe, so that their order is
 //! kept; all lines say `stdout`.
 //!
-//! Logs outlive their pod and the server. When their Workflow goes, the main ones move to the archive, if there is one.
+//! Logs outlive their pod and the server. Where there is an archive, the main ones of a Workflow move there when their pod goes,
+//! the others go with their Workflow.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -221,6 +222,8 @@ impl Logs {
         silent: bool,
     ) -> std::io::Result<LogWriter> {
         let path = self.path(namespace, pod, container);
+        // One step for those who archive what no pod writes to.
+        let mut live = locked(&self.live);
         let mut file = LogFile::new(path.clone(), workflow)?;
         if !silent {
             file.open()?;
@@ -235,7 +238,7 @@ impl Logs {
             check_at: 0,
             progress: Some(progress),
         }));
-        locked(&self.live).insert(path, Live { progress: receiver, writer: Arc::downgrade(&inner) });
+        live.insert(path, Live { progress: receiver, writer: Arc::downgrade(&inner) });
         Ok(LogWriter { inner })
     }
 
@@ -245,20 +248,34 @@ impl Logs {
         locked(&self.live).remove(&self.path(namespace, pod, container));
     }
 
+    /// Archives the log of a deleted pod of a Workflow, unless another pod of that name has begun its own.
+    pub(crate) fn archive_pod(&self, namespace: &str, pod: &str) {
+        let dir = self.dir.join(namespace).join(pod);
+        let Ok(workflow) = std::fs::read_to_string(dir.join(OWNER)) else { return };
+        let live = locked(&self.live);
+        if !live.contains_key(&dir.join(MAIN)) {
+            self.archive(&dir, &workflow);
+        }
+    }
+
     /// Removes the logs of a Workflow's pods, after the archive has what it keeps.
     pub(crate) fn remove_workflow(&self, namespace: &str, workflow: &str) {
         let Ok(pods) = std::fs::read_dir(self.dir.join(namespace)) else { return };
         for pod in pods.flatten() {
             let dir = pod.path();
             if std::fs::read_to_string(dir.join(OWNER)).is_ok_and(|owner| owner == workflow) {
-                let kept = self.archive.as_ref().map(|archive| archive.join(workflow).join(pod.file_name()));
-                if let Err(error) = kept.map_or(Ok(()), |kept| keep(&dir.join(MAIN), &kept)) {
-                    tracing::warn!(%error, path = %dir.display(), "cannot archive a log");
-                }
+                self.archive(&dir, workflow);
                 if let Err(error) = std::fs::remove_dir_all(&dir) {
                     tracing::warn!(%error, path = %dir.display(), "cannot remove logs");
                 }
             }
+        }
+    }
+
+    fn archive(&self, pod: &Path, workflow: &str) {
+        let (Some(archive), Some(name)) = (&self.archive, pod.file_name()) else { return };
+        if let Err(error) = keep(&pod.join(MAIN), &archive.join(workflow).join(name)) {
+            tracing::warn!(%error, path = %pod.display(), "cannot archive a log");
         }
     }
 }
@@ -562,6 +579,31 @@ mod tests {
         assert!(kept.ends_with(" stdout F kept\n"), "{kept}");
         assert!(!archive.join("wf/silent").exists() && !archive.join("other").exists());
         assert!(!logs.path("ns", "p", "main").exists() && logs.path("ns", "q", "main").exists());
+    }
+
+    #[test]
+    fn the_log_of_a_deleted_pod_moves_unless_another_pod_writes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("archive");
+        let logs = Logs::new(dir.path().join("logs"), 1 << 20).with_archive(Some(archive.clone()));
+        for (pod, workflow) in [("p", Some("wf")), ("free", None)] {
+            let writer = logs.begin("ns", pod, "main", workflow, false).unwrap();
+            writer.line("first");
+            logs.archive_pod("ns", pod);
+            assert!(!archive.exists(), "a running pod keeps its log");
+            logs.end("ns", pod, "main", &writer);
+        }
+        logs.archive_pod("ns", "free");
+        logs.archive_pod("ns", "none");
+        assert!(!archive.exists(), "no Workflow, no archive");
+        logs.archive_pod("ns", "p");
+        let kept = || std::fs::read_to_string(archive.join("wf/p/main.log")).unwrap();
+        assert!(kept().ends_with(" stdout F first\n"));
+        let writer = logs.begin("ns", "p", "main", Some("wf"), false).unwrap();
+        writer.line("again");
+        logs.end("ns", "p", "main", &writer);
+        logs.remove_workflow("ns", "wf");
+        assert!(kept().ends_with(" stdout F again\n"));
     }
 
     #[test]

@@ -103,8 +103,14 @@ async fn connect(database: &Database) -> Result<Link, sqlx::Error> {
                 return Err(error);
             }
             let name = Dialect::MySql.quote(&server.name);
-            let mut link = Link::MySql(options.connect().await?);
-            existing(link.text(&format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await)?;
+            let mut connection = options.connect().await?;
+            let charset: String =
+                sqlx::query_scalar("SELECT @@character_set_server").fetch_one(&mut connection).await?;
+            // Only a server of another character set, which cannot hold every text, is overruled: naming this one would replace
+            // the server's collation by the default one, and lists by name would be in another order than upstream's.
+            let charset = if charset == "utf8mb4" { "" } else { "CHARACTER SET utf8mb4" };
+            let mut link = Link::MySql(connection);
+            existing(link.text(&format!("CREATE DATABASE {name} {charset}")).await)?;
             link.close().await?;
             Ok(Link::MySql(named.connect().await?))
         }

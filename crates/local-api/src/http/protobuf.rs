@@ -1,7 +1,7 @@
-//! The few bodies that kubectl sends as protobuf whatever the server says it accepts (it does so
-//! for requests made with its typed client: `create configmap`, `create namespace`, `auth can-i`, …).
+//! The few bodies that Kubernetes' Go client and with it kubectl send as protobuf whatever the server says it accepts: those of
+//! typed requests for built-in kinds (`create configmap`, `create namespace`, `auth can-i`, …), which never fall back to JSON.
 //!
-//! Only the messages behind those commands are known; field numbers are those of Kubernetes'
+//! Only the messages behind those requests are known; field numbers are those of Kubernetes'
 //! published protobuf definitions. Everything else is refused by name.
 
 use base64::Engine as _;
@@ -28,6 +28,8 @@ enum Kind {
     Map(&'static Kind),
     /// Seconds since the epoch, a date text in JSON.
     Time,
+    /// A text of its own message, e.g. `5Mi`.
+    Quantity,
 }
 
 /// Number, name in JSON, kind.
@@ -111,6 +113,38 @@ const BINDING: Fields =
 
 const ROLE: Fields = &[META, (2, "rules", Kind::List(&Kind::Message(RULE)))];
 
+const SELECTOR: Fields = &[
+    (1, "matchLabels", Kind::Map(&Kind::Text)),
+    (
+        2,
+        "matchExpressions",
+        Kind::List(&Kind::Message(&[
+            (1, "key", Kind::Text),
+            (2, "operator", Kind::Text),
+            (3, "values", Kind::List(&Kind::Text)),
+        ])),
+    ),
+];
+
+const DATA_SOURCE: Fields =
+    &[(1, "apiGroup", Kind::Text), (2, "kind", Kind::Text), (3, "name", Kind::Text), (4, "namespace", Kind::Text)];
+
+const CLAIM: Fields = &[
+    (1, "accessModes", Kind::List(&Kind::Text)),
+    (
+        2,
+        "resources",
+        Kind::Message(&[(1, "limits", Kind::Map(&Kind::Quantity)), (2, "requests", Kind::Map(&Kind::Quantity))]),
+    ),
+    (3, "volumeName", Kind::Text),
+    (4, "selector", Kind::Message(SELECTOR)),
+    (5, "storageClassName", Kind::Text),
+    (6, "volumeMode", Kind::Text),
+    (7, "dataSource", Kind::Message(DATA_SOURCE)),
+    (8, "dataSourceRef", Kind::Message(DATA_SOURCE)),
+    (9, "volumeAttributesClassName", Kind::Text),
+];
+
 const TOKEN_REVIEW: Fields = &[(1, "token", Kind::Text), (2, "audiences", Kind::List(&Kind::Text))];
 
 const PRECONDITIONS: Fields = &[(1, "uid", Kind::Text), (2, "resourceVersion", Kind::Text)];
@@ -145,6 +179,7 @@ const MESSAGES: &[(&str, Fields)] = &[
             (4, "automountServiceAccountToken", Kind::Bool),
         ],
     ),
+    ("PersistentVolumeClaim", &[META, (2, "spec", Kind::Message(CLAIM))]),
     ("Role", ROLE),
     ("ClusterRole", ROLE),
     ("RoleBinding", BINDING),
@@ -245,6 +280,10 @@ fn value(kind: &Kind, wire: Wire<'_>, depth: usize) -> Result<Value, Refusal> {
         (Kind::Integer, Wire::Varint(number)) => Ok(number.cast_signed().into()),
         (Kind::Bool, Wire::Varint(number)) => Ok((number != 0).into()),
         (Kind::Message(fields), Wire::Bytes(bytes)) => message(fields, bytes, depth + 1).map(Value::Object),
+        (Kind::Quantity, Wire::Bytes(bytes)) => {
+            let mut quantity = message(&[(1, "quantity", Kind::Text)], bytes, depth + 1)?;
+            quantity.remove("quantity").ok_or(Refusal::Malformed)
+        }
         (Kind::Time, Wire::Bytes(bytes)) => {
             let seconds = Reader(bytes).flatten().find_map(|(number, wire)| match wire {
                 Wire::Varint(seconds) if number == 1 => Some(seconds.cast_signed()),
@@ -348,6 +387,19 @@ mod tests {
             decode(&body("ConfigMap", &raw)).unwrap(),
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": {"k": "v"}},
                 "data": {"a": "b"}, "immutable": true})
+        );
+    }
+
+    #[test]
+    fn a_claim_is_read() {
+        let entry = [field(1, b"storage"), field(2, &field(1, b"5Mi"))].concat();
+        let spec = [field(1, b"ReadWriteOnce"), field(2, &field(2, &entry)), field(3, b""), field(5, b"standard")];
+        let raw = [field(1, &field(1, b"c")), field(2, &spec.concat()), field(3, &field(1, b""))].concat();
+        assert_eq!(
+            decode(&body("PersistentVolumeClaim", &raw)).unwrap(),
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Mi"}},
+                "storageClassName": "standard"}})
         );
     }
 

@@ -77,6 +77,11 @@ impl RawObject {
         self.0.head().uid()
     }
 
+    /// Its resourceVersion: that of its last change.
+    pub fn version(&self) -> u64 {
+        self.0.head().revision()
+    }
+
     /// A label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.0.head().label(key)

@@ -20,9 +20,9 @@ use crate::options::Options;
 use crate::pod::{self, Stop, Wish};
 use crate::process::Spawner;
 use crate::python::{Ahead, Base, Store};
-use crate::recovery;
 use crate::spare::Spares;
 use crate::spec::Pod;
+use crate::{gc, recovery};
 
 /// Drivers in this process cost little; so many may run for each process slot.
 const DRIVERS_PER_SLOT: usize = 4;
@@ -54,6 +54,8 @@ pub(crate) struct Kubelet {
     pub(crate) options: Options,
     pub(crate) dirs: Dirs,
     pub(crate) spares: Spares,
+    /// How many pods have ended.
+    pub(crate) ended: watch::Sender<usize>,
     /// Where artifacts of workflows are kept.
     pub(crate) objects: Opener,
     pub(crate) logs: Arc<Logs>,
@@ -345,9 +347,10 @@ async fn mark_failed(kubelet: Arc<Kubelet>, object: Arc<Value>, message: String)
     }
 }
 
-/// Removes logs with their Workflow and files with their claim.
+/// Removes logs with their Workflow, files with their claim, and pods that ended long ago.
 async fn clean(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
     tokio::join!(
+        gc::collect(&kubelet, &shutdown),
         deletions(&kubelet, &WORKFLOWS, &shutdown, |namespace, name| kubelet.logs.remove_workflow(namespace, name)),
         deletions(&kubelet, &PERSISTENT_VOLUME_CLAIMS, &shutdown, |namespace, name| {
             let path: &Path = &kubelet.dirs.claims().join(namespace).join(name);

@@ -29,6 +29,7 @@ mod dirs;
 mod engine;
 mod env;
 mod exchange;
+mod gc;
 mod init;
 mod kubelet;
 mod links;
@@ -132,6 +133,7 @@ async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationT
         options,
         dirs,
         spares,
+        ended: tokio::sync::watch::Sender::new(0),
         objects,
         logs,
         spawner,

@@ -100,12 +100,14 @@ pub struct Options {
     /// Where the logs of main containers go when their Workflow is deleted, as `<workflow>/<pod>/main.log`. Without it
     /// they are deleted, too.
     pub log_archive: Option<PathBuf>,
+    /// Ended pods that stay to be looked at; of more, the oldest go. Their logs stay as long as their Workflow.
+    pub ended_pods: usize,
     /// Seconds between SIGTERM and SIGKILL for pods that do not say.
     pub grace_seconds: u64,
 }
 
 impl Options {
-    /// Defaults: processes, automatic isolation, four pods per core, 256 MiB of log, 30 s grace.
+    /// Defaults: processes, automatic isolation, four pods per core, 256 MiB of log, 2,000 ended pods, 30 s grace.
     pub fn new(
         data_dir: PathBuf,
         kubeconfig: PathBuf,
@@ -129,6 +131,7 @@ impl Options {
             prepare_python: true,
             max_log_bytes: 256 << 20,
             log_archive: None,
+            ended_pods: 2000,
             grace_seconds: 30,
         }
     }

@@ -429,6 +429,7 @@ impl Life {
         let status = status::render(&self.pod, &self.report);
         // Beside each other: the end shall not wait for the removal, but on a full disk it needs the room.
         tokio::join!(self.write(status, annotation, true), self.clear());
+        self.kubelet.ended.send_modify(|ended| *ended += 1);
     }
 
     /// Removes what the pod left on the disk: nothing reads it, except a next attempt, and on a full disk the end of the

@@ -738,3 +738,32 @@ async fn task_config_inputs_hold_what_the_pod_got() {
     // The recorded inputs do not have it.
     assert!(world.execution(files.container()).await.inputs().is_empty());
 }
+
+/// Of a large DAG not all children are read whenever one ends; what comes of it must be the same.
+#[tokio::test]
+async fn the_state_of_a_dag_with_many_tasks_follows_from_all_of_them() {
+    let world = World::new().await;
+    let root = world.root(json!({})).await;
+    let names: Vec<String> = (0..25).map(|number| format!("t{number}")).collect();
+    let tasks: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), json!({}))).collect();
+    let component = json!({"dag": {"tasks": tasks}});
+    for failing in [false, true] {
+        let dag = world.dag(root, &format!("many-{failing}"), json!({}), component.clone()).await.unwrap().id();
+        let start = async |name: &str| world.container(dag, name, json!({}), json!({})).await.unwrap().container();
+        // Its driver was started again: nobody ends the first execution.
+        start("t0").await;
+        let mut started = Vec::new();
+        for name in &names {
+            started.push(start(name).await);
+        }
+        let (last, others) = started.split_last().unwrap();
+        for (number, id) in others.iter().enumerate() {
+            let fails = failing && number == 7;
+            world.finish(*id, if fails { State::Failed } else { State::Complete }, json!({}), &[]).await;
+            let expected = if failing && number >= 7 { State::Failed } else { State::Running };
+            assert_eq!(world.state(dag).await, expected, "after {number}");
+        }
+        world.finish(*last, State::Complete, json!({}), &[]).await;
+        assert_eq!(world.state(dag).await, if failing { State::Failed } else { State::Complete });
+    }
+}

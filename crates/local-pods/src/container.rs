@@ -61,6 +61,8 @@ pub(crate) struct Plan {
 
 /// Directories every pod has in its root.
 const OWN_DIRS: [&str; 4] = ["tmp", "kfp-home", "kfp-work", "run/secrets/kubernetes.io"];
+/// The launcher in its own image, and where it copies itself to in the pods of tasks.
+const LAUNCHERS: [&str; 2] = ["launcher-v2", "/kfp-launcher/launch"];
 /// Variable of Argo: true where the engine wants the standard output as `outputs.result`.
 const RESULT_WANTED: &str = "ARGO_INCLUDE_SCRIPT_OUTPUT";
 /// Where the end of the standard output is left, below the pod's root.
@@ -130,7 +132,10 @@ pub(crate) fn plan(
     mounts.extend(artifacts.iter().cloned());
     let paths = Paths::new(root.clone(), mounts.iter().map(|m| (m.path.clone(), m.place.clone())));
     let paths = paths.sharing(kubelet.dirs.common.iter().map(|b| b.target.clone())).declaring(outputs);
-    let argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
+    let mut argv: Vec<String> = container.command.iter().chain(&container.args).map(|w| env::expand(w, &env)).collect();
+    if argv.first().is_some_and(|program| LAUNCHERS.contains(&program.as_str())) {
+        hold(&mut argv, &kubelet.options.launcher_flags);
+    }
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
     if argv.iter().map(String::as_str).take(2).eq(resource::COMMAND) {
         return Ok(Plan { work: Work::Resource, env, paths, termination, result: None });
@@ -156,6 +161,24 @@ pub(crate) fn plan(
         _ => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths, result.is_some())?,
     };
     Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination, result })
+}
+
+/// Gives the launcher's flags, which end where the user's command begins, the values that hold now.
+fn hold(argv: &mut [String], flags: &BTreeMap<String, String>) {
+    let mut words = argv.iter_mut().skip(1).take_while(|word| *word != "--");
+    while let Some(word) = words.next() {
+        let name = word.trim_start_matches('-');
+        let (name, joined) = name.split_once('=').map_or((name, false), |(name, _)| (name, true));
+        match (flags.get(name), joined) {
+            (Some(value), true) => *word = format!("--{name}={value}"),
+            (Some(value), false) => {
+                if let Some(next) = words.next() {
+                    next.clone_from(value);
+                }
+            }
+            (None, _) => {}
+        }
+    }
 }
 
 /// Whether a container is a process of this machine: all are without an engine, importers always.
@@ -340,5 +363,23 @@ impl Launch {
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_launcher_hold_and_words_of_the_user_do_not_change() {
+        let flags: BTreeMap<String, String> =
+            [("port", "7"), ("host", "here")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let mut argv = words("launch --port 1 --host=there --other --port -port 2 -- prog --port 1 --host=there");
+        hold(&mut argv, &flags);
+        assert_eq!(argv, words("launch --port 7 --host=here --other --port 7 2 -- prog --port 1 --host=there"));
+        let mut argv = words("launch --port");
+        hold(&mut argv, &flags);
+        assert_eq!(argv, words("launch --port"));
     }
 }

@@ -88,6 +88,9 @@ pub struct Options {
     pub isolation: Isolation,
     /// Variables for every container, such as `KFP_OBJECT_STORE_DIR`.
     pub extra_env: BTreeMap<String, String>,
+    /// Flags of launchers, without dashes, that hold whatever a pod says: the servers may be elsewhere by now than when
+    /// its Workflow was compiled.
+    pub launcher_flags: BTreeMap<String, String>,
     /// Directories that containers may write besides their own; the one in
     /// `KFP_OBJECT_STORE_DIR` is always among them.
     pub writable: Vec<PathBuf>,
@@ -126,6 +129,7 @@ impl Options {
             runner: Runner::default(),
             isolation: Isolation::default(),
             extra_env: BTreeMap::new(),
+            launcher_flags: BTreeMap::new(),
             writable: Vec::new(),
             python: None,
             prepare_python: true,

@@ -161,6 +161,13 @@ impl Platform {
         pods.isolation = options.isolation;
         pods.python.clone_from(&options.python);
         pods.log_archive = Some(objects.join(BUCKET).join(LOGS));
+        let flag = |name: &str, value: &dyn ToString| (name.to_owned(), value.to_string());
+        pods.launcher_flags = BTreeMap::from([
+            flag("ml_pipeline_server_address", &host),
+            flag("ml_pipeline_server_port", &grpc_port),
+            flag("mlmd_server_address", &host),
+            flag("mlmd_server_port", &metadata_port),
+        ]);
         pods.extra_env = BTreeMap::from([("KFP_OBJECT_STORE_DIR".to_owned(), objects.display().to_string())]);
         platform.spawn("pod runner", kfp_local_pods::run(cluster, pods, workers));
         platform.wait_until_healthy().await?;

@@ -8,17 +8,24 @@ use super::{Client, Error, Execution, Run, State, names, rpc};
 
 /// The most that the store returns at once.
 const PAGE: i32 = 100;
+/// Of a DAG with more children than this not all are read each time one of them ends: for a loop that would be the square
+/// of their number.
+const FEW_CHILDREN: i64 = 20;
 /// Up to so many iterations, children of a loop are fetched one DAG at a time; beyond, the whole run is read once.
 const FEW_ITERATIONS: i64 = 8;
 
 /// What tells children of one DAG apart: the task's name, and the iteration within a loop.
 type Key = (String, Option<i64>);
 
+fn key(execution: &Execution) -> Key {
+    (execution.task_name().to_owned(), execution.iteration_index())
+}
+
 /// Children of a DAG by key. Of several executions with one key (a driver that was started again) the newest counts.
 fn by_key(executions: Vec<Execution>) -> BTreeMap<Key, Execution> {
     let mut children: BTreeMap<Key, Execution> = BTreeMap::new();
     for execution in executions {
-        let key = (execution.task_name().to_owned(), execution.iteration_index());
+        let key = key(&execution);
         match children.get(&key) {
             Some(known) if known.id() > execution.id() => {}
             _ => drop(children.insert(key, execution)),
@@ -135,32 +142,60 @@ fn state_from_children<'a>(expected: i64, children: impl Iterator<Item = &'a Exe
     }
 }
 
+/// A filter for the children of a DAG.
+fn children_of(dag: i64) -> String {
+    format!("custom_properties.{}.int_value = {dag}", names::PARENT_DAG_ID)
+}
+
 impl Client {
     /// Executions of a run: all, or the children of one DAG.
     async fn executions(&self, run: i64, parent: Option<i64>) -> Result<Vec<Execution>, Error> {
-        let filter =
-            parent.map_or(String::new(), |id| format!("custom_properties.{}.int_value = {id}", names::PARENT_DAG_ID));
+        let filter = parent.map_or(String::new(), children_of);
         let mut found = Vec::new();
         let mut token = String::new();
         loop {
-            let options = pb::ListOperationOptions {
-                max_result_size: Some(PAGE),
-                filter_query: Some(filter.clone()),
-                next_page_token: Some(token),
-                ..Default::default()
-            };
-            let request = pb::GetExecutionsByContextRequest {
-                context_id: Some(run),
-                options: Some(options),
-                ..Default::default()
-            };
-            let page = rpc!(self, get_executions_by_context, request).await?;
-            token = page.next_page_token.unwrap_or_default();
-            found.extend(page.executions.into_iter().map(|message| Execution { message }));
-            if token.is_empty() {
+            let (page, next) = self.page(run, filter.clone(), token).await?;
+            found.extend(page);
+            if next.is_empty() {
                 return Ok(found);
             }
+            token = next;
         }
+    }
+
+    /// Executions of a run that a filter lets through, from `token` on, and the token of the next page.
+    async fn page(&self, run: i64, filter: String, token: String) -> Result<(Vec<Execution>, String), Error> {
+        let options = pb::ListOperationOptions {
+            max_result_size: Some(PAGE),
+            filter_query: Some(filter),
+            next_page_token: Some(token),
+            ..Default::default()
+        };
+        let request =
+            pb::GetExecutionsByContextRequest { context_id: Some(run), options: Some(options), ..Default::default() };
+        let page = rpc!(self, get_executions_by_context, request).await?;
+        let found = page.executions.into_iter().map(|message| Execution { message }).collect();
+        Ok((found, page.next_page_token.unwrap_or_default()))
+    }
+
+    /// Whether some child of a DAG goes on and none has failed, so that the DAG's state stays. `false` where only all of
+    /// the children tell.
+    async fn goes_on(&self, run: i64, dag: i64) -> Result<bool, Error> {
+        let ended =
+            ["COMPLETE", "CACHED", "CANCELED"].map(|state| format!(" AND last_known_state != {state}")).concat();
+        let (open, more) = match self.page(run, children_of(dag) + &ended, String::new()).await {
+            // A store that does not know such filters.
+            Err(error) if error.code() == Some(tonic::Code::InvalidArgument) => return Ok(false),
+            page => page?,
+        };
+        let Some(newest) = open.iter().max_by_key(|child| child.id()) else { return Ok(false) };
+        if !more.is_empty() || open.iter().any(|child| child.state() == State::Failed) {
+            return Ok(false);
+        }
+        // A driver that was started again leaves an execution that nobody ends.
+        let filter = format!("{} AND id > {}", children_of(dag), newest.id());
+        let (newer, more) = self.page(run, filter, String::new()).await?;
+        Ok(more.is_empty() && newer.iter().all(|other| key(other) != key(newest)))
     }
 
     /// Children of a DAG, the newest of each task and iteration.
@@ -198,6 +233,9 @@ impl Client {
                 return Ok(());
             };
             if execution.state() == State::Canceled || (expected == 0 && execution.iteration_count().is_none()) {
+                return Ok(());
+            }
+            if expected > FEW_CHILDREN && self.goes_on(run.id(), id).await? {
                 return Ok(());
             }
             let children = self.executions_of_dag(run, id).await?;

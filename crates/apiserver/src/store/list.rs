@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 const DEFAULT_PAGE: i32 = 20;
 /// Most rows of a page; larger requests are cut to it.
 const MAX_PAGE: i32 = 200;
+/// Up to this many rows that a search finds are sorted to make a page.
+const FEW: i64 = 1_000;
 const MISMATCH: &str = "page token does not match the supplied sort by and/or filtering criteria. Either specify the \
                         same criteria or leave the latter empty if page token is specified";
 
@@ -358,11 +360,27 @@ pub async fn page<T>(
     options: &Options,
     read: impl Fn(&Row) -> Result<T>,
 ) -> Result<Page<T>> {
+    // A part of a text can only be searched for in all rows. The database does so in the smallest index that has the
+    // text, unless it is asked for an order, in which it then reads row after row until the page is full: good only if
+    // many rows fit.
+    let searches = options.filter.iter().any(|predicate| predicate.operation == Operation::Substring);
+    let found = if searches { Some(options.total(tx, listable, scope).await?) } else { None };
     let mut sql = Sql::new(tx.dialect());
     sql.push("SELECT ").columns(columns).push(", ").ident(ID).push(", ");
     options.order.push(&mut sql, listable);
     sql.push(" FROM ").ident(listable.table);
-    options.conditions(&mut sql, listable, scope);
+    if found.is_some_and(|found| found <= FEW) {
+        sql.glue().ident(ID).push(" IN (SELECT ").ident(ID).push(" FROM ");
+        sql.nested(|sql| {
+            sql.push("SELECT ").ident(ID).push(" FROM ").ident(listable.table);
+            options.conditions(sql, listable, scope);
+            // Far from reached, but it keeps this query apart from the rest.
+            sql.push(" LIMIT ").push(&(FEW * 100).to_string());
+        });
+        sql.push(" AS found)");
+    } else {
+        options.conditions(&mut sql, listable, scope);
+    }
     options.start(&mut sql, listable);
     let direction = if options.descending { " DESC" } else { " ASC" };
     sql.push(" ORDER BY ");
@@ -382,11 +400,12 @@ pub async fn page<T>(
         }
         rows.truncate(size);
     }
-    let total = if options.from.is_none() && next.is_empty() {
-        i32::try_from(rows.len()).unwrap_or(i32::MAX)
-    } else {
-        i32::try_from(options.total(tx, listable, scope).await?).unwrap_or(i32::MAX)
+    let total = match found {
+        _ if options.from.is_none() && next.is_empty() => i64::try_from(rows.len()).unwrap_or(i64::MAX),
+        Some(found) => found,
+        None => options.total(tx, listable, scope).await?,
     };
+    let total = i32::try_from(total).unwrap_or(i32::MAX);
     let items = rows.iter().map(read).collect::<Result<Vec<T>>>()?;
     Ok(Page { items, total, next })
 }

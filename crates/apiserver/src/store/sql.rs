@@ -257,6 +257,15 @@ impl Sql {
         self.push(word)
     }
 
+    /// Appends a query in parentheses, which has conditions of its own.
+    pub fn nested(&mut self, write: impl FnOnce(&mut Self)) -> &mut Self {
+        let outer = std::mem::take(&mut self.conditions);
+        self.push("(");
+        write(self);
+        self.conditions = outer;
+        self.push(")")
+    }
+
     /// Makes a query of single rows lock what it finds until the transaction ends. SQLite has one writer anyway.
     pub fn lock(&mut self) -> &mut Self {
         if self.dialect != Dialect::Sqlite {

@@ -1,4 +1,5 @@
 """Stop, kill and start again; two servers on one directory; busy ports; kubectl."""
+import fcntl
 import shutil
 import subprocess
 import time
@@ -45,6 +46,23 @@ def test_run_in_flight_survives_sigkill_or_fails_with_a_message(make_server, tmp
     if done.state == "FAILED":
         assert "restart" in str([t.to_dict() for t in done.run_details.task_details])
     server.stop()
+
+
+def test_a_stop_does_not_wait_for_an_environment_that_somebody_else_builds(make_server):
+    server = make_server().start()
+    envs = server.home / "python" / "envs"
+    deadline = time.monotonic() + 30
+    while not list(envs.glob("*.lock")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert server.stop() == 0
+    for built in envs.iterdir():
+        if built.is_dir():
+            shutil.rmtree(built)
+    with open(next(envs.glob("*.lock"))) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server.start()
+        assert server.stop() == 0
 
 
 def test_second_process_on_the_directory_is_refused(server):

@@ -39,8 +39,13 @@ async fn a_schedule_is_created_changed_reported_and_deleted() {
     assert_eq!(seen, made);
     let list = server.get("/apis/v2beta1/recurringruns").await.ok();
     assert_eq!((&list["total_size"], &list["recurringRuns"][0]), (&json!(1), &made));
+    let enabled = server.kube.get(&key).unwrap();
     server.post(&format!("{path}:disable"), json!({})).await.ok();
     assert_eq!(server.kube.get(&key).unwrap()["spec"]["enabled"], false);
+    assert_eq!(server.get(&path).await.ok()["mode"], "DISABLE");
+    // The agent's report of the version before was still on its way.
+    let late = Value::String(enabled.to_string()).to_string().into_bytes();
+    server.send("POST", "/apis/v2beta1/scheduledworkflows", "application/json", late).await.ok();
     assert_eq!(server.get(&path).await.ok()["mode"], "DISABLE");
     server.post(&format!("{path}:enable"), json!({})).await.ok();
 

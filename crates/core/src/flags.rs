@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// What a flag accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +38,12 @@ impl Stop {
     pub fn exit(&self) -> ! {
         match self {
             Stop::Info(text) => {
-                println!("{text}");
+                // Who reads it may have read enough.
+                let _ = writeln!(std::io::stdout(), "{text}");
                 std::process::exit(0)
             }
             Stop::Wrong(text) => {
-                eprintln!("{text}");
+                let _ = writeln!(std::io::stderr(), "{text}");
                 std::process::exit(2)
             }
         }

@@ -3,6 +3,8 @@
 use std::os::unix::process::CommandExt as _;
 
 const BLOCKING_THREADS: usize = 16;
+/// How long file work that nothing waits for may take when all else has stopped.
+const LAST_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Most heaps that glibc makes. By default it is eight for each processor, and what threads free in one of them is of
 /// no use to the others, which costs a quarter of the memory here.
@@ -41,8 +43,11 @@ fn serve(command: kfp_local::Command) -> anyhow::Result<i32> {
     // Threads keep memory for themselves; file work is short, so few of them do for many pods.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let shutdown = kfp_core::shutdown::on_signal()?;
         kfp_local::run(command, shutdown).await
-    })
+    });
+    // What still runs on a thread waits for somebody else: a Python environment that another process builds.
+    runtime.shutdown_timeout(LAST_GRACE);
+    code
 }

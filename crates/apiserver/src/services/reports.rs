@@ -297,8 +297,15 @@ impl Service {
             .map_err(|error| error.wrap("Failed to report scheduled workflow"))?;
         let report = schedule_report(&schedule)?;
         let uid = text(&schedule, "/metadata/uid");
+        let mut tx = self.0.db.read().await?;
+        let job = jobs::get(&mut tx, uid).await?;
+        drop(tx);
+        if report.revises(&job) && self.is_overtaken(&schedule).await? {
+            // What was changed meanwhile, for instance that it no longer fires, is not to be undone for the moment
+            // until the next report, which tells of that change, too.
+            return Ok(());
+        }
         let mut tx = self.0.db.write().await?;
-        jobs::get(&mut tx, uid).await?;
         if !jobs::report(&mut tx, uid, &report, now()).await? {
             return Err(Error::invalid(format!(
                 "There is no job corresponding to this scheduled workflow: {uid}/{}/{}",
@@ -307,6 +314,17 @@ impl Service {
             )));
         }
         tx.commit().await
+    }
+
+    /// Whether the cluster has another version of a ScheduledWorkflow than the reported one.
+    async fn is_overtaken(&self, schedule: &Value) -> Result<bool> {
+        let (namespace, name) = (text(schedule, "/metadata/namespace"), text(schedule, "/metadata/name"));
+        let version = text(schedule, "/metadata/resourceVersion");
+        match self.0.cluster.get(Kind::ScheduledWorkflow, namespace, name).await {
+            Ok(live) => Ok(!version.is_empty() && text(&live, "/metadata/resourceVersion") != version),
+            Err(Failure::NotFound(_)) => Ok(false),
+            Err(failure) => Err(Error::unavailable(format!("Failed to read scheduled workflow {name}"), failure)),
+        }
     }
 }
 

@@ -341,6 +341,15 @@ pub struct Report {
     pub parameters: Option<String>,
 }
 
+impl Report {
+    /// Whether it tells of another schedule than the stored one.
+    #[must_use]
+    pub fn revises(&self, job: &Job) -> bool {
+        let reported = (self.enabled, self.max_concurrency, self.no_catchup, &self.trigger);
+        reported != (job.enabled, job.max_concurrency, job.no_catchup, &job.trigger)
+    }
+}
+
 /// Stores a report. False when there is no such recurring run.
 ///
 /// # Errors

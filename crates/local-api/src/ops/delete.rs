@@ -161,9 +161,12 @@ fn disown(txn: &mut Txn<'_>, key: &Key, uid: &str) {
 fn release(txn: &mut Txn<'_>, uid: &str) {
     let Some(key) = txn.by_uid(uid) else { return };
     // The owner may be large, and most of the time it is not even being deleted.
+    if !txn.is_deleting(&key) {
+        return;
+    }
     let Some(owner) = txn.metadata(&key).map(|metadata| json!({"metadata": metadata})) else { return };
     let finalizers = object::finalizers(&owner);
-    if !object::is_deleting(&owner) || !finalizers.iter().any(|f| f == FOREGROUND) || is_blocked(txn, uid) {
+    if !finalizers.iter().any(|f| f == FOREGROUND) || is_blocked(txn, uid) {
         return;
     }
     let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FOREGROUND).collect();

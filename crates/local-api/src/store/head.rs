@@ -20,6 +20,7 @@ pub(crate) struct Head {
     owners: u32,
     labels: u32,
     revision: u64,
+    deleting: bool,
 }
 
 /// Texts before the owners.
@@ -50,7 +51,8 @@ impl Head {
         });
         let ends = ends.collect();
         let revision = object::meta(object, "resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-        Self { text: text.into(), ends, owners: short(owners), labels: short(labels), revision }
+        let deleting = object::is_deleting(object);
+        Self { text: text.into(), ends, owners: short(owners), labels: short(labels), revision, deleting }
     }
 
     /// The head of an object given as JSON, the rest of which is skipped.
@@ -107,6 +109,11 @@ impl Head {
     /// The resourceVersion.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Whether the object waits for its deletion.
+    pub(crate) fn is_deleting(&self) -> bool {
+        self.deleting
     }
 
     /// The uids of the owners.
@@ -200,7 +207,7 @@ mod tests {
     fn a_head_is_the_same_from_text_and_from_the_parsed_object() {
         for head in [Head::of(&pod()), Head::parse(&pod().to_string()).unwrap()] {
             assert_eq!((head.api_version(), head.namespace(), head.name()), ("v1", "n", "a"));
-            assert_eq!((head.uid(), head.revision()), (Some("u"), 17));
+            assert_eq!((head.uid(), head.revision(), head.is_deleting()), (Some("u"), 17, false));
             assert_eq!(head.owners().collect::<Vec<_>>(), ["o1", "o2"]);
             assert_eq!((head.label("l"), head.label("k\"é"), head.label("m")), (Some("1"), Some(""), None));
             for (path, value) in [
@@ -212,6 +219,14 @@ mod tests {
             ] {
                 assert_eq!(head.field(path), value, "{path}");
             }
+        }
+    }
+
+    #[test]
+    fn an_object_with_a_time_of_deletion_is_being_deleted() {
+        let object = json!({"metadata": {"name": "w", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        for head in [Head::of(&object), Head::parse(&object.to_string()).unwrap()] {
+            assert!(head.is_deleting());
         }
     }
 

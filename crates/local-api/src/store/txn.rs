@@ -81,6 +81,11 @@ impl<'a> Txn<'a> {
         self.stored(key).and_then(|stored| self.readable(stored.metadata()))
     }
 
+    /// Whether an object waits for its deletion.
+    pub(crate) fn is_deleting(&self, key: &Key) -> bool {
+        self.stored(key).is_some_and(|stored| stored.head().is_deleting())
+    }
+
     /// Remembers a failure, with which the write then ends, whatever it makes of the missing object.
     fn readable<T>(&self, read: Result<T, ApiError>) -> Option<T> {
         read.map_err(|error| self.failure.replace(Some(error))).ok()

@@ -56,8 +56,14 @@ pub(crate) trait Api: Send + Sync {
         name: &'a str,
         patch: Patch,
     ) -> BoxFuture<'a, Result<Object, ApiError>>;
-    /// Deletes an object.
-    fn delete<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), ApiError>>;
+    /// Deletes an object; given a uid, only the one that has it (409 otherwise).
+    fn delete<'a>(
+        &'a self,
+        r: &'a Resource,
+        ns: &'a str,
+        name: &'a str,
+        uid: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), ApiError>>;
     /// Who answers requests for logs.
     fn set_log_source(&self, source: Arc<dyn LogSource>);
 }
@@ -111,11 +117,39 @@ impl Api for Cluster {
         Cluster::patch(self, r, ns, name, patch, None).boxed()
     }
 
-    fn delete<'a>(&'a self, r: &'a Resource, ns: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), ApiError>> {
-        async move { Cluster::delete(self, r, ns, name, DeleteOptions::default()).await.map(drop) }.boxed()
+    fn delete<'a>(
+        &'a self,
+        r: &'a Resource,
+        ns: &'a str,
+        name: &'a str,
+        uid: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let options = DeleteOptions { uid: uid.map(str::to_owned), ..DeleteOptions::default() };
+        async move { Cluster::delete(self, r, ns, name, options).await.map(drop) }.boxed()
     }
 
     fn set_log_source(&self, source: Arc<dyn LogSource>) {
         Cluster::set_log_source(self, source);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_pod_that_has_taken_the_name_is_not_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster::open(dir.path()).await.unwrap();
+        let api: &dyn Api = &cluster;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "main", "image": "i"}]}});
+        let made = api.create(&resources::PODS, "kubeflow", pod).await.unwrap();
+        let refused = api.delete(&resources::PODS, "kubeflow", "p", Some("another")).await.unwrap_err();
+        assert_eq!(refused.code, 409);
+        api.delete(&resources::PODS, "kubeflow", "p", made["metadata"]["uid"].as_str()).await.unwrap();
+        assert_eq!(api.get(&resources::PODS, "kubeflow", "p").await.unwrap_err().code, 404);
+        cluster.close().await;
     }
 }

@@ -167,7 +167,7 @@ pub(crate) fn plan(
 fn hold(argv: &mut [String], flags: &BTreeMap<String, String>) {
     let mut words = argv.iter_mut().skip(1).take_while(|word| *word != "--");
     while let Some(word) = words.next() {
-        let name = word.trim_start_matches('-');
+        let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { continue };
         let (name, joined) = name.split_once('=').map_or((name, false), |(name, _)| (name, true));
         match (flags.get(name), joined) {
             (Some(value), true) => *word = format!("--{name}={value}"),
@@ -375,9 +375,9 @@ mod tests {
         let flags: BTreeMap<String, String> =
             [("port", "7"), ("host", "here")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let mut argv = words("launch --port 1 --host=there --other --port -port 2 -- prog --port 1 --host=there");
+        let mut argv = words("launch --port 1 --host=there --name port -port 2 -- prog --port 1 --host=there");
         hold(&mut argv, &flags);
-        assert_eq!(argv, words("launch --port 7 --host=here --other --port 7 2 -- prog --port 1 --host=there"));
+        assert_eq!(argv, words("launch --port 7 --host=here --name port -port 7 -- prog --port 1 --host=there"));
         let mut argv = words("launch --port");
         hold(&mut argv, &flags);
         assert_eq!(argv, words("launch --port"));

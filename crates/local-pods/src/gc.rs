@@ -45,8 +45,11 @@ async fn sweep(kubelet: &Kubelet) {
     over.sort_by_key(RawObject::version);
     over.truncate(excess);
     let delete = |pod: RawObject| async move {
-        match kubelet.api.delete(&PODS, pod.namespace(), pod.name()).await {
-            Err(error) if error.code != 404 => tracing::warn!(pod = pod.name(), %error, "cannot remove an ended pod"),
+        // A retry of the run may have given the name to another pod meanwhile.
+        match kubelet.api.delete(&PODS, pod.namespace(), pod.name(), pod.uid()).await {
+            Err(error) if !matches!(error.code, 404 | 409) => {
+                tracing::warn!(pod = pod.name(), %error, "cannot remove an ended pod")
+            }
             _ => {}
         }
     };

@@ -98,7 +98,7 @@ async fn act(
             };
             api.patch(&resource, &namespace, &name, patch).await
         }
-        "delete" => match api.delete(&resource, &namespace, &name).await {
+        "delete" => match api.delete(&resource, &namespace, &name, None).await {
             Ok(()) => return Ok(None),
             Err(error) if error.code == 404 => return Ok(None),
             Err(error) => return Err(failed(error)),

@@ -36,8 +36,8 @@ const BATCH: u64 = 2_000;
 const EPOCH: i64 = 1_700_000_000;
 /// Runs that are stored one by one; the database copies them until there are enough.
 const STORED: u64 = 100_000;
-/// Odd, so that different numbers below 2^32 stay different.
-const SCATTER: u64 = 2_654_435_761;
+/// Odd, so that different numbers stay different.
+const SCATTER: [u64; 2] = [2_654_435_761, 1_234_567_891_011];
 const CLIENTS: u64 = 8;
 const FILTER: &str = r#"{"predicates":[{"operation":"NOT_EQUALS","key":"storage_state","string_value":"ARCHIVED"}]}"#;
 
@@ -45,7 +45,7 @@ type Http = Client<HttpConnector, axum::body::Body>;
 
 /// Scattered like random ids, but known, and as easily made by the database ([`copy`]).
 fn id(kind: u64, number: u64) -> String {
-    format!("{:08x}-0000-4000-8{kind:03x}-{number:012x}", number * SCATTER % (1 << 32))
+    format!("{:08x}-0000-4000-8{kind:03x}-{:012x}", number * SCATTER[0] % (1 << 32), number * SCATTER[1] % (1 << 48))
 }
 
 /// `config.json` of the server under test.
@@ -172,8 +172,9 @@ async fn copy(db: &Db, count: u64) {
         for (table, created) in [("run_details", "CreatedAtInSec"), ("tasks", "CreatedTimestamp")] {
             let number = format!("({} - {EPOCH} + {shift})", name(created));
             let id = |kind: u64| {
-                let scattered = hex(&format!("({number} * {SCATTER}) % 4294967296"), 8);
-                join(&[scattered, format!("'-0000-4000-8{kind:03x}-'"), hex(&number, 12)])
+                let part =
+                    |scatter: u64, width: u32| hex(&format!("({number} * {scatter}) % {}", 1u64 << (4 * width)), width);
+                join(&[part(SCATTER[0], 8), format!("'-0000-4000-8{kind:03x}-'"), part(SCATTER[1], 12)])
             };
             let mut columns = Sql::new(dialect);
             columns.push(match dialect {

@@ -330,23 +330,24 @@ fn process(
     })
 }
 
-/// Without a mount tree, links in the pod's root lead to its volumes.
+/// Without a mount tree, links in the pod's root lead to its volumes. Other containers of the pod may be running already:
+/// a link that they share is there at every moment.
 fn link_mounts(root: &Path, mounts: &[Mounted]) -> Result<(), String> {
     for mount in mounts {
         let link = root.join(mount.path.strip_prefix("/").unwrap_or(&mount.path));
-        if link == mount.place {
+        if link == mount.place || std::fs::read_link(&link).is_ok_and(|place| place == mount.place) {
             continue;
         }
         let make = || {
             if let Some(parent) = link.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            if link.is_symlink() {
-                std::fs::remove_file(&link)?;
-            } else if link.is_dir() {
+            if link.is_dir() && !link.is_symlink() {
                 recovery::remove(&link);
             }
-            std::os::unix::fs::symlink(&mount.place, &link)
+            let fresh = link.with_extension(format!("kfp-{}", uuid::Uuid::new_v4()));
+            std::os::unix::fs::symlink(&mount.place, &fresh)?;
+            std::fs::rename(&fresh, &link)
         };
         make().map_err(|e| format!("mount {}: {e}", mount.path.display()))?;
     }
@@ -369,6 +370,25 @@ impl Launch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn links_to_volumes_stay_while_other_containers_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, link) = (dir.path().join("root"), dir.path().join("root/deep/share"));
+        let mounts = |place: &str| {
+            [Mounted { path: "/deep/share".into(), place: dir.path().join(place), read_only: false }].to_vec()
+        };
+        std::fs::create_dir_all(link.join("of the image")).unwrap();
+        link_mounts(&root, &mounts("a")).unwrap();
+        let made = std::fs::symlink_metadata(&link).unwrap();
+        // The same inode: it was not removed and made again, which a running container could notice.
+        link_mounts(&root, &mounts("a")).unwrap();
+        assert_eq!(std::fs::symlink_metadata(&link).unwrap().ino(), made.ino());
+        link_mounts(&root, &mounts("b")).unwrap();
+        assert_eq!(std::fs::read_link(&link).unwrap(), dir.path().join("b"));
+        assert_eq!(std::fs::read_dir(root.join("deep")).unwrap().count(), 1);
+    }
 
     #[test]
     fn flags_of_the_launcher_hold_and_words_of_the_user_do_not_change() {

@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::recovery::MARK;
 use crate::spec::{Container, Pod};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{engine, python, recovery, resource, retry, termination};
+use crate::{driver, engine, python, recovery, resource, retry, termination};
 
 /// What containers of this project's own images do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub(crate) struct Plan {
     pub(crate) work: Work,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) paths: Paths,
-    /// Where the container leaves its termination message.
-    pub(crate) termination: PathBuf,
+    /// Where the container leaves its termination message; a driver gives it itself.
+    pub(crate) termination: Option<PathBuf>,
     /// Whether the end of its standard output is wanted.
     pub(crate) result: Option<PathBuf>,
 }
@@ -138,17 +138,17 @@ pub(crate) fn plan(
     }
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
     if argv.iter().map(String::as_str).take(2).eq(resource::COMMAND) {
-        return Ok(Plan { work: Work::Resource, env, paths, termination, result: None });
+        return Ok(Plan { work: Work::Resource, env, paths, termination: Some(termination), result: None });
     }
     let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    if program == "driver" {
-        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination, result: None });
+    if program == driver::PROGRAM {
+        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination: None, result: None });
     }
     if name == "launcher-v2"
         && let Some(to) = copy_target(rest)
     {
         let to = paths.resolve(to.as_ref()).map_err(|e| format!("--copy {to}: {e}"))?;
-        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination, result: None });
+        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination: Some(termination), result: None });
     }
     if here && let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root))) {
         let path = format!("{}:{path}", python_path(kubelet, container, &root));
@@ -160,7 +160,7 @@ pub(crate) fn plan(
         Some(program) if !here => engine::command(program, kubelet, pod, container, &env, &mounts),
         _ => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths, result.is_some())?,
     };
-    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination, result })
+    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination: Some(termination), result })
 }
 
 /// Gives the launcher's flags, which end where the user's command begins, the values that hold now.

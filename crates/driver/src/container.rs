@@ -27,7 +27,7 @@ pub(crate) async fn drive(request: &Request, container: &Container, services: &S
     let plan = match plan(request, container, &run, &mut resolver, services).await {
         Ok(plan) => plan,
         Err(error) => {
-            dag::record_failure(names::CONTAINER_EXECUTION, task, &run, &error, services).await;
+            dag::record_failure(names::CONTAINER_EXECUTION, request, task, &run, &error, services).await;
             return Err(error);
         }
     };
@@ -35,9 +35,10 @@ pub(crate) async fn drive(request: &Request, container: &Container, services: &S
     let response = Response { condition, ..Default::default() };
     let reuse = match next {
         Next::Skip => {
-            let execution = create(&run, container, inputs, State::Canceled, &Reuse::default(), services).await?;
+            let skipped =
+                create(request, &run, container, inputs, State::Canceled, &Reuse::default(), services).await?;
             dag::tell(&run, task.dag_execution_id, services).await;
-            return Ok(Response { execution_id: execution.id(), ..response });
+            return Ok(Response { execution_id: skipped.0.id(), ..response });
         }
         Next::Operate(operation) => {
             let done = pvc::operate(operation, request, container, &run, inputs, &input, services).await;
@@ -45,7 +46,7 @@ pub(crate) async fn drive(request: &Request, container: &Container, services: &S
         }
         Next::Run(reuse) => reuse,
     };
-    let execution = create(&run, container, inputs, State::Running, &reuse, services).await?;
+    let (execution, _) = create(request, &run, container, inputs, State::Running, &reuse, services).await?;
     let response = Response { execution_id: execution.id(), cached_decision: Some(reuse.hit.is_some()), ..response };
     let result = match reuse.hit {
         Some(hit) => publish_cached(&run, &execution, hit, services).await.map(|()| None),
@@ -164,15 +165,16 @@ pub(crate) async fn look_up(
     Ok(Reuse { fingerprint, hit, decision })
 }
 
-/// Records the task's execution.
+/// Records the task's execution. Returns also the state in which an earlier driver left the task.
 pub(crate) async fn create(
+    request: &Request,
     run: &Run,
     container: &Container,
     inputs: Inputs,
     state: State,
     reuse: &Reuse,
     services: &Services,
-) -> Result<Execution, Error> {
+) -> Result<(Execution, Option<State>), Error> {
     let mut properties = dag::placed(&container.task);
     let cached = reuse.hit.as_ref().map_or(String::new(), |hit| hit.execution.to_string());
     let always = [names::POD_NAME, names::POD_UID, names::NAMESPACE, names::IMAGE].map(|name| (name, ""));
@@ -192,7 +194,7 @@ pub(crate) async fn create(
         input_artifacts: inputs.artifact_ids(),
         inputs: Some(inputs.parameters),
     };
-    Ok(services.metadata.create_execution(run, new).await?)
+    Ok(dag::record(request, &container.task, run, new, services).await?)
 }
 
 async fn publish_cached(run: &Run, execution: &Execution, hit: Reusable, services: &Services) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kfp_core::mlmd::{NewExecution, Run, RunProperties, State, names};
+use kfp_core::mlmd::{Execution, NewExecution, Run, RunProperties, State, names};
 use kfp_core::objects::{self, LauncherConfig};
 use kfp_core::{gojson, ir, kubeapi, mlmd};
 use kfp_proto::ml_metadata::Value as Property;
@@ -84,6 +84,22 @@ pub(crate) fn placed(task: &Task) -> BTreeMap<String, Property> {
     properties
 }
 
+/// Records a task. Returns also the state in which an earlier driver of the same task left it, as far as that is known.
+pub(crate) async fn record(
+    request: &Request,
+    task: &Task,
+    run: &Run,
+    new: NewExecution,
+    services: &Services,
+) -> Result<(Execution, Option<State>), mlmd::Error> {
+    if task.ambiguous {
+        return Ok((services.metadata.create_execution(run, new).await?, None));
+    }
+    // The store limits names to 255 characters.
+    let key = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, task.identity(&request.run.id).as_bytes());
+    services.metadata.create_task_execution(run, &format!("task/{key}"), new).await
+}
+
 /// Brings the state of a DAG up to date. Errors are only logged: what became of the task itself is recorded by now, and
 /// the next task to end tries again.
 pub(crate) async fn tell(run: &Run, dag: i64, services: &Services) {
@@ -96,6 +112,7 @@ pub(crate) async fn tell(run: &Run, dag: i64, services: &Services) {
 /// records nothing.
 pub(crate) async fn record_failure(
     type_name: &'static str,
+    request: &Request,
     task: &Task,
     run: &Run,
     reason: &Error,
@@ -107,7 +124,7 @@ pub(crate) async fn record_failure(
     let mut properties = placed(task);
     properties.insert(names::ERROR_MESSAGE.to_owned(), mlmd::text(reason.to_string()));
     let new = NewExecution { type_name, state: State::Failed, properties, ..NewExecution::default() };
-    match services.metadata.create_execution(run, new).await {
+    match record(request, task, run, new, services).await {
         Ok(_) => tell(run, task.dag_execution_id, services).await,
         Err(error) => tracing::error!(task = task.name, "cannot record the failure: {error}"),
     }
@@ -131,7 +148,7 @@ pub(crate) async fn nested(request: &Request, task: &Task, services: &Services) 
     let Plan { inputs, condition, count } = match plan(task, &mut resolver).await {
         Ok(plan) => plan,
         Err(error) => {
-            record_failure(names::DAG_EXECUTION, task, &run, &error, services).await;
+            record_failure(names::DAG_EXECUTION, request, task, &run, &error, services).await;
             return Err(error);
         }
     };
@@ -155,7 +172,7 @@ pub(crate) async fn nested(request: &Request, task: &Task, services: &Services) 
         input_artifacts: inputs.artifact_ids(),
         inputs: Some(inputs.parameters),
     };
-    let execution = metadata.create_execution(&run, new).await?;
+    let (execution, _) = record(request, task, &run, new, services).await?;
     // Nothing will run below, so nobody else would tell the parent.
     if !triggered {
         tell(&run, task.dag_execution_id, services).await;

@@ -236,9 +236,10 @@ fn task(values: &Values) -> Result<Task, Error> {
     let index = values.int("iteration_index");
     let spec: kfp_proto::ml_pipelines::PipelineTaskSpec = message("task spec", values.text("task"))?;
     let info = spec.task_info.as_ref().map(|info| info.name.clone()).unwrap_or_default();
-    let name = if values.text("task_name").is_empty() { info } else { values.text("task_name").to_owned() };
+    let ambiguous = values.text("task_name").is_empty();
+    let name = if ambiguous { info } else { values.text("task_name").to_owned() };
     let dag_execution_id = values.int("dag_execution_id");
-    Ok(Task { spec, name, dag_execution_id, iteration_index: (index >= 0).then_some(index) })
+    Ok(Task { spec, name, ambiguous, dag_execution_id, iteration_index: (index >= 0).then_some(index) })
 }
 
 fn container(values: &Values, environment: &Environment, servers: &Launcher) -> Result<Container, Error> {

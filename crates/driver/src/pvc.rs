@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::container::{Reuse, create, look_up};
 use crate::pod::check_quantity;
-use crate::request::{Container, Request, Task};
+use crate::request::{Container, Request};
 use crate::resolve::Inputs;
 use crate::{Error, Services, dag, kubernetes};
 
@@ -59,12 +59,6 @@ fn text<'a>(inputs: &'a BTreeMap<String, Value>, name: &str) -> Option<&'a str> 
         Some(Kind::StringValue(text)) => Some(text),
         _ => None,
     }
-}
-
-/// What is the same for all drivers of one task, and for no other task.
-fn identity(request: &Request, task: &Task) -> String {
-    let iteration = task.iteration_index.map_or_else(String::new, |index| index.to_string());
-    format!("{}/{}/{}/{iteration}", request.run.id, task.dag_execution_id, task.name)
 }
 
 /// The claim that the inputs describe, made by `maker`, from which a name follows that is not given.
@@ -132,7 +126,7 @@ pub(crate) async fn operate(
     };
     let started = SystemTime::now();
     let claim = match operation {
-        Operation::Create => claim(&inputs.parameters, &identity(request, &container.task)).map(Some),
+        Operation::Create => claim(&inputs.parameters, &container.task.identity(&request.run.id)).map(Some),
         Operation::Delete => Ok(None),
     };
     // A made-up name goes into the fingerprint, not into the recorded inputs, so that nothing earlier matches.
@@ -151,7 +145,7 @@ pub(crate) async fn operate(
         }
     };
     let to_delete = text(&inputs.parameters, "pvc_name").map(str::to_owned);
-    let mut execution = create(run, container, inputs, State::Running, &reuse, services).await?;
+    let (mut execution, earlier) = create(request, run, container, inputs, State::Running, &reuse, services).await?;
     if let Err(error) = set_pod(&mut execution, container, request, services).await {
         tracing::warn!("the driver's own pod is not recorded: {error}");
     }
@@ -163,7 +157,8 @@ pub(crate) async fn operate(
             (State::Complete, BTreeMap::from([("name".to_owned(), name)]))
         }),
         (None, Ok(None)) => {
-            delete_claim(to_delete.as_deref(), request, services).await.map(|()| (State::Complete, BTreeMap::new()))
+            let deleted = delete_claim(to_delete.as_deref(), earlier, request, services).await;
+            deleted.map(|()| (State::Complete, BTreeMap::new()))
         }
         (None, Err(reason)) => Err(reason),
     };
@@ -204,15 +199,23 @@ async fn create_claim(claim: &Claim, request: &Request, services: &Services) -> 
     }
 }
 
-async fn delete_claim(name: Option<&str>, request: &Request, services: &Services) -> Result<(), String> {
+/// Deletes a claim. It must be there, unless `earlier` says that a driver of this very task came so far as to delete it.
+async fn delete_claim(
+    name: Option<&str>,
+    earlier: Option<State>,
+    request: &Request,
+    services: &Services,
+) -> Result<(), String> {
     let name =
         name.filter(|name| !name.is_empty()).ok_or("failed to delete pvc: required parameter pvc_name not provided")?;
     let client = services.kubernetes().map_err(|error| error.to_string())?;
     let namespace = &request.run.namespace;
-    client
-        .get(PERSISTENT_VOLUME_CLAIMS, namespace, name)
-        .await
-        .map_err(|error| format!("failed to delete pvc {name}: cannot find pvc: {error}"))?;
+    match client.get(PERSISTENT_VOLUME_CLAIMS, namespace, name).await {
+        Err(error) if error.is_not_found() && matches!(earlier, Some(State::Running | State::Complete)) => {
+            return Ok(());
+        }
+        found => found.map_err(|error| format!("failed to delete pvc {name}: cannot find pvc: {error}"))?,
+    };
     client
         .delete(PERSISTENT_VOLUME_CLAIMS, namespace, name)
         .await

@@ -56,6 +56,8 @@ pub struct Task {
     pub spec: PipelineTaskSpec,
     /// The task's key in its parent DAG.
     pub name: String,
+    /// Whether `name` may be a display name, which several tasks can share: older compilers pass no key.
+    pub ambiguous: bool,
     /// Execution id of the parent DAG.
     pub dag_execution_id: i64,
     /// Set for one iteration of a loop.
@@ -63,6 +65,13 @@ pub struct Task {
 }
 
 impl Task {
+    /// What is the same for all drivers of one task of a run, and for no other task.
+    #[must_use]
+    pub fn identity(&self, run_id: &str) -> String {
+        let iteration = self.iteration_index.map_or_else(String::new, |index| index.to_string());
+        format!("{run_id}/{}/{}/{iteration}", self.dag_execution_id, self.name)
+    }
+
     /// The display name: `taskInfo.name`.
     #[must_use]
     pub fn display_name(&self) -> &str {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
+use crate::last_words;
 use crate::log::{LIMITS, Limits, Log};
 
 /// How long the program may take to end after it was asked to. Kubernetes gives a pod 30 s in all; the rest is for
@@ -35,12 +36,14 @@ pub enum Error {
         reason: String,
     },
     /// It ended with an exit code other than 0.
-    #[error("the command {program:?} failed: exit status {code}; its output above says why")]
+    #[error("the command {program:?} failed: exit status {code}{}", explained(said.as_deref()))]
     Exit {
         /// First word of the command.
         program: String,
         /// Its exit code.
         code: i32,
+        /// What it said last, if its output was kept; empty when it said nothing.
+        said: Option<String>,
     },
     /// A signal ended it.
     #[error("the command {program:?} was killed by signal {signal}{hint}")]
@@ -66,6 +69,14 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+fn explained(said: Option<&str>) -> String {
+    match said {
+        Some("") => "; it printed nothing".to_owned(),
+        Some(said) => format!(": {said}"),
+        None => "; its output above says why".to_owned(),
+    }
 }
 
 /// Runs `words` to the end. With `log`, standard output and standard error share one pipe, whose content goes to the
@@ -108,27 +119,37 @@ async fn run_on(
     let enough = CancellationToken::new();
     let copy = output.map(|(log, pipe)| tokio::spawn(tee(pipe, screen, log, enough.clone())));
     let waited = wait(&mut child, stop).await;
-    if let Some(mut copy) = copy
-        && tokio::time::timeout(LINGER, &mut copy).await.is_err()
-    {
-        tracing::warn!("a process that the command left behind holds its output open; further output is not kept");
-        enough.cancel();
-        if tokio::time::timeout(FINISH, &mut copy).await.is_err() {
-            copy.abort();
-        }
-    }
+    let kept = match copy {
+        None => false,
+        Some(mut copy) => match tokio::time::timeout(LINGER, &mut copy).await {
+            Ok(kept) => kept.unwrap_or(false),
+            Err(_) => {
+                tracing::warn!(
+                    "a process that the command left behind holds its output open; further output is not kept"
+                );
+                enough.cancel();
+                let kept = tokio::time::timeout(FINISH, &mut copy).await;
+                copy.abort();
+                kept.is_ok_and(|kept| kept.unwrap_or(false))
+            }
+        },
+    };
     reaper.abort();
     let (status, stopped) = waited.map_err(|source| Error::Watch { program: program(), source })?;
     if stopped && !status.success() {
         return Err(Error::Stopped { program: program() });
     }
-    judge(program(), status)
+    let mut ended = judge(program(), status);
+    if let (Err(Error::Exit { code, said, .. }), Some(log), true) = (&mut ended, log, kept) {
+        *said = last_words::of(log, *code).await;
+    }
+    ended
 }
 
 fn judge(program: String, status: ExitStatus) -> Result<(), Error> {
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(Error::Exit { program, code }),
+        (Some(code), _) => Err(Error::Exit { program, code, said: None }),
         (None, number) => {
             let known = number.and_then(|n| Signal::try_from(n).ok());
             let signal = known.map_or_else(|| format!("{number:?}"), |s| format!("{} ({})", s as i32, s.as_str()));
@@ -186,8 +207,9 @@ fn share(command: &mut Command) -> Option<pipe::Receiver> {
     }
 }
 
-/// Copies to standard output and to the log until all is read or `enough`. A failing side does not disturb the other, nor the program.
-async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, log: Log, enough: CancellationToken) {
+/// Copies to standard output and to the log until all is read or `enough`. A failing side does not disturb the other, nor
+/// the program. Returns whether the log is as it should be.
+async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, log: Log, enough: CancellationToken) -> bool {
     let mut buffer = vec![0; 64 << 10];
     let (mut screen, mut log) = (Some(screen), Some(log));
     loop {
@@ -215,11 +237,9 @@ async fn tee(mut input: pipe::Receiver, screen: impl AsyncWrite + Unpin, log: Lo
             log = None;
         }
     }
-    if let Some(out) = log
-        && let Err(error) = out.finish().await
-    {
-        tracing::warn!(%error, "cannot write the end of the log");
-    }
+    let Some(log) = log else { return false };
+    let end = log.finish().await;
+    end.inspect_err(|error| tracing::warn!(%error, "cannot write the end of the log")).is_ok()
 }
 
 /// Waits for the program. When the launcher is told to stop, so is the program: SIGTERM, and SIGKILL after [`GRACE`].

@@ -9,6 +9,7 @@ mod container;
 mod copy;
 mod error;
 mod importer;
+mod last_words;
 mod log;
 pub mod options;
 pub mod output;

@@ -88,17 +88,43 @@ async fn workspace_artifacts_are_seen_by_every_sdk_and_not_downloaded() {
 async fn a_failing_command_keeps_its_log_and_fails_the_dag() {
     let world = World::new(2).await;
     let task = world.task("t").await;
+    let message = world.pod("/dev/termination-log");
+    std::fs::create_dir_all(message.parent().unwrap()).unwrap();
+    std::fs::write(&message, "").unwrap();
     let error = world.sh(task, &input(), &component(), "echo before; exit 3").await.unwrap_err().to_string();
-    assert!(error.contains("exit status 3"), "{error}");
+    assert_eq!(error, "the command \"sh\" failed: exit status 3: before");
+    assert_eq!(std::fs::read_to_string(message).unwrap(), error);
     let execution = world.metadata.execution(task).await.unwrap();
     assert_eq!(execution.state(), State::Failed);
-    assert!(execution.text("error_message").contains("exit status 3"));
+    assert_eq!(execution.text("error_message"), error);
     assert!(execution.outputs().is_empty());
     let artifacts = world.metadata.output_artifacts(task).await.unwrap();
     assert_eq!(artifacts.keys().collect::<Vec<_>>(), ["executor-logs"]);
     assert_eq!(std::fs::read_to_string(world.store("bucket/root/t/u/executor-logs-0")).unwrap(), "before\n");
     assert_eq!(world.state(world.dag).await, State::Failed);
     assert!(world.cached().is_empty());
+}
+
+#[tokio::test]
+async fn the_message_ends_with_what_the_program_said_last() {
+    let world = World::new(1).await;
+    // As Python does it when its output is no terminal: what was printed before the exception comes after it.
+    let raise = "printf 'Traceback (most recent call last):\\n  File \"m.py\", line 1\\nValueError: bad input\\n' >&2; echo loaded";
+    for (script, wanted) in [
+        (format!("{raise}; exit 1"), "exit status 1: ValueError: bad input"),
+        (format!("{raise}; exit 2"), "exit status 2: loaded"),
+        ("printf '\\033[31mno rows\\033[0m\\n\\n' >&2; exit 1".to_owned(), "exit status 1: no rows"),
+        ("exit 1".to_owned(), "exit status 1; it printed nothing"),
+    ] {
+        let task = world.task("t").await;
+        let error = world.sh(task, &input(), &component(), &script).await.unwrap_err().to_string();
+        assert_eq!(error, format!("the command \"sh\" failed: {wanted}"));
+    }
+    let task = world.task("t").await;
+    let mut options = world.options(world.flags(task, &input(), &component()), &["sh", "-c", "exit 1"]);
+    options.publish_logs = false;
+    let error = kfp_launcher::run(options, CancellationToken::new()).await.unwrap_err().to_string();
+    assert_eq!(error, "the command \"sh\" failed: exit status 1; its output above says why");
 }
 
 #[tokio::test]

@@ -214,8 +214,9 @@ impl Cluster {
 
     /// An object as it is kept.
     pub(crate) fn stored(&self, r: &Resource, ns: &str, name: &str) -> Result<Arc<Stored>, ApiError> {
-        let found = self.shared.read().get(&Key::new(r, ns, name)).cloned();
-        found.ok_or_else(|| ApiError::not_found(r, name))
+        let (state, key) = (self.shared.read(), Key::new(r, ns, name));
+        let missing = || state.unreadable(&key).unwrap_or_else(|| ApiError::not_found(r, name));
+        state.get(&key).cloned().ok_or_else(missing)
     }
 
     pub(crate) fn watch_with(

@@ -49,14 +49,6 @@ pub enum Error {
         /// What the store answered.
         source: ApiError,
     },
-    /// A stored object is not valid JSON.
-    #[error("stored object {key} is not readable: {source}")]
-    Corrupt {
-        /// `resource/namespace/name` of the object.
-        key: String,
-        /// The parser's answer.
-        source: serde_json::Error,
-    },
 }
 
 /// A refused request: the contents of a Kubernetes `metav1.Status` with `status: Failure`.

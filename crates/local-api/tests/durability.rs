@@ -103,6 +103,50 @@ async fn an_unusable_directory_is_named() {
     assert!(matches!(error, Error::Database { .. }) && error.to_string().contains(dir.path().to_str().unwrap()));
 }
 
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_left_out_until_it_is_deleted_or_made_anew() {
+    let local = local().await;
+    for name in ["good", "cut", "no-text", "deep"] {
+        local.cluster.create(&CONFIG_MAPS, NS, config_map(name)).await.unwrap();
+    }
+    local.cluster.close().await;
+    let database = rusqlite::Connection::open(local.dir.path().join("kubernetes.db")).unwrap();
+    for (name, body) in [("cut", "'{\"metadata\": {\"na'"), ("no-text", "x'7bff7d'"), ("deep", "'[1]'")] {
+        let sql = format!("UPDATE objects SET body = {body} WHERE plural = 'configmaps' AND name = ?");
+        assert_eq!(database.execute(&sql, [name]).unwrap(), 1);
+    }
+    drop(database);
+
+    let again = Cluster::open(local.dir.path()).await.unwrap();
+    let names = async |cluster: &Cluster| {
+        let list = cluster.list(&CONFIG_MAPS, Some(NS), &Selectors::default()).await.unwrap();
+        list.items.iter().map(|map| map["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&again).await, ["good"]);
+    for name in ["cut", "no-text", "deep"] {
+        let error = again.get(&CONFIG_MAPS, NS, name).await.unwrap_err();
+        let text = format!("the stored configmaps \"{name}\" cannot be read: ");
+        assert!(error.code == 500 && error.message.starts_with(&text), "{error}");
+        let error = again.update(&CONFIG_MAPS, NS, config_map(name)).await.unwrap_err();
+        assert_eq!(error.code, 500, "{error}");
+    }
+    let only_this = DeleteOptions { uid: Some("u".into()), ..DeleteOptions::default() };
+    assert_eq!(again.delete(&CONFIG_MAPS, NS, "cut", only_this).await.unwrap_err().code, 409);
+    let rehearsal = DeleteOptions { dry_run: true, ..DeleteOptions::default() };
+    again.delete(&CONFIG_MAPS, NS, "cut", rehearsal).await.unwrap();
+    assert_eq!(again.get(&CONFIG_MAPS, NS, "cut").await.unwrap_err().code, 500);
+    again.delete(&CONFIG_MAPS, NS, "cut", DeleteOptions::default()).await.unwrap();
+    assert_eq!(again.get(&CONFIG_MAPS, NS, "cut").await.unwrap_err().code, 404);
+    again.create(&CONFIG_MAPS, NS, config_map("no-text")).await.unwrap();
+    again.get(&CONFIG_MAPS, NS, "no-text").await.unwrap();
+    again.close().await;
+
+    let last = Cluster::open(local.dir.path()).await.unwrap();
+    assert_eq!(names(&last).await, ["good", "no-text"]);
+    assert_eq!(last.get(&CONFIG_MAPS, NS, "cut").await.unwrap_err().code, 404);
+    assert_eq!(last.get(&CONFIG_MAPS, NS, "deep").await.unwrap_err().code, 500);
+}
+
 /// Runs one of the ignored tests below in a process of its own.
 fn child(test: &str, dir: &std::path::Path) -> std::process::Child {
     Command::new(std::env::current_exe().unwrap())

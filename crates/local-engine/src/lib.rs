@@ -38,5 +38,5 @@ mod validate;
 mod variables;
 mod when;
 
-pub use controller::{Error, run};
+pub use controller::run;
 pub use options::{Options, Settings};

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 struct Engine {
     stop: CancellationToken,
-    task: JoinHandle<Result<(), kfp_local_engine::Error>>,
+    task: JoinHandle<()>,
 }
 
 impl Engine {
@@ -31,7 +31,7 @@ impl Engine {
 
     async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap();
     }
 }
 
@@ -204,6 +204,35 @@ async fn a_deleted_pod_and_a_deleted_workflow_are_noticed() {
     let pods = runner(&cluster, "");
     create(&cluster, "gone", chain(2)).await;
     assert_eq!(until(&cluster, "gone", completed).await["status"]["phase"], "Succeeded");
+    engine.stop().await;
+    pods.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_cannot_be_read_keep_no_other_workflow_from_running() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = open(dir.path()).await;
+    for name in ["broken-before", "broken-after", "good"] {
+        create(&cluster, name, chain(2)).await;
+    }
+    cluster.close().await;
+    let break_row = |name: &str| {
+        let database = rusqlite::Connection::open(dir.path().join("kubernetes.db")).unwrap();
+        assert_eq!(database.execute("UPDATE objects SET body = '{' WHERE name = ?", [name]).unwrap(), 1);
+    };
+    // One that is broken when the store is opened, and one that breaks before the engine reads it.
+    break_row("broken-before");
+    let cluster = open(dir.path()).await;
+    break_row("broken-after");
+    let engine = Engine::start(&cluster);
+    let pods = runner(&cluster, "");
+    assert_eq!(until(&cluster, "good", completed).await["status"]["phase"], "Succeeded");
+    create(&cluster, "new", chain(1)).await;
+    assert_eq!(until(&cluster, "new", completed).await["status"]["phase"], "Succeeded");
+    for name in ["broken-before", "broken-after"] {
+        let error = cluster.get(&resources::WORKFLOWS, NS, name).await.unwrap_err();
+        assert!(error.code == 500 && error.message.contains(name), "{error}");
+    }
     engine.stop().await;
     pods.abort();
 }

@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::recovery::MARK;
 use crate::spec::{Container, Pod};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{engine, python, recovery, resource, retry, termination};
+use crate::{driver, engine, python, recovery, resource, retry, termination};
 
 /// What containers of this project's own images do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub(crate) struct Plan {
     pub(crate) work: Work,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) paths: Paths,
-    /// Where the container leaves its termination message.
-    pub(crate) termination: PathBuf,
+    /// Where the container leaves its termination message; a driver gives it itself.
+    pub(crate) termination: Option<PathBuf>,
     /// Whether the end of its standard output is wanted.
     pub(crate) result: Option<PathBuf>,
 }
@@ -138,17 +138,17 @@ pub(crate) fn plan(
     }
     let (program, rest) = argv.split_first().map_or(("", [].as_slice()), |(p, r)| (p.as_str(), r));
     if argv.iter().map(String::as_str).take(2).eq(resource::COMMAND) {
-        return Ok(Plan { work: Work::Resource, env, paths, termination, result: None });
+        return Ok(Plan { work: Work::Resource, env, paths, termination: Some(termination), result: None });
     }
     let name = Path::new(program).file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    if program == "driver" {
-        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination, result: None });
+    if program == driver::PROGRAM {
+        return Ok(Plan { work: Work::Driver { args: rest.to_vec() }, env, paths, termination: None, result: None });
     }
     if name == "launcher-v2"
         && let Some(to) = copy_target(rest)
     {
         let to = paths.resolve(to.as_ref()).map_err(|e| format!("--copy {to}: {e}"))?;
-        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination, result: None });
+        return Ok(Plan { work: Work::CopyLauncher { to }, env, paths, termination: Some(termination), result: None });
     }
     if here && let Some(path) = env.get("PATH").filter(|p| !p.starts_with(&python_path(kubelet, container, &root))) {
         let path = format!("{}:{path}", python_path(kubelet, container, &root));
@@ -160,7 +160,7 @@ pub(crate) fn plan(
         Some(program) if !here => engine::command(program, kubelet, pod, container, &env, &mounts),
         _ => process(kubelet, pod, container, argv, &base, &env, &mounts, &paths, result.is_some())?,
     };
-    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination, result })
+    Ok(Plan { work: Work::Process(Box::new(launch)), env, paths, termination: Some(termination), result })
 }
 
 /// Gives the launcher's flags, which end where the user's command begins, the values that hold now.
@@ -330,23 +330,24 @@ fn process(
     })
 }
 
-/// Without a mount tree, links in the pod's root lead to its volumes.
+/// Without a mount tree, links in the pod's root lead to its volumes. Other containers of the pod may be running already:
+/// a link that they share is there at every moment.
 fn link_mounts(root: &Path, mounts: &[Mounted]) -> Result<(), String> {
     for mount in mounts {
         let link = root.join(mount.path.strip_prefix("/").unwrap_or(&mount.path));
-        if link == mount.place {
+        if link == mount.place || std::fs::read_link(&link).is_ok_and(|place| place == mount.place) {
             continue;
         }
         let make = || {
             if let Some(parent) = link.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            if link.is_symlink() {
-                std::fs::remove_file(&link)?;
-            } else if link.is_dir() {
+            if link.is_dir() && !link.is_symlink() {
                 recovery::remove(&link);
             }
-            std::os::unix::fs::symlink(&mount.place, &link)
+            let fresh = link.with_extension(format!("kfp-{}", uuid::Uuid::new_v4()));
+            std::os::unix::fs::symlink(&mount.place, &fresh)?;
+            std::fs::rename(&fresh, &link)
         };
         make().map_err(|e| format!("mount {}: {e}", mount.path.display()))?;
     }
@@ -369,6 +370,25 @@ impl Launch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn links_to_volumes_stay_while_other_containers_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, link) = (dir.path().join("root"), dir.path().join("root/deep/share"));
+        let mounts = |place: &str| {
+            [Mounted { path: "/deep/share".into(), place: dir.path().join(place), read_only: false }].to_vec()
+        };
+        std::fs::create_dir_all(link.join("of the image")).unwrap();
+        link_mounts(&root, &mounts("a")).unwrap();
+        let made = std::fs::symlink_metadata(&link).unwrap();
+        // The same inode: it was not removed and made again, which a running container could notice.
+        link_mounts(&root, &mounts("a")).unwrap();
+        assert_eq!(std::fs::symlink_metadata(&link).unwrap().ino(), made.ino());
+        link_mounts(&root, &mounts("b")).unwrap();
+        assert_eq!(std::fs::read_link(&link).unwrap(), dir.path().join("b"));
+        assert_eq!(std::fs::read_dir(root.join("deep")).unwrap().count(), 1);
+    }
 
     #[test]
     fn flags_of_the_launcher_hold_and_words_of_the_user_do_not_change() {

@@ -45,9 +45,7 @@ impl Life {
     pub(crate) async fn outputs(&mut self, code: Option<i32>) -> Option<String> {
         let contract = self.contract.take()?;
         let mut found = Outputs { exit_code: code, ..Outputs::default() };
-        if self.pod.is_driver() {
-            found.parameters = std::mem::take(&mut self.parameters);
-        } else if let Some(paths) = self.paths.clone() {
+        if let Some(paths) = self.paths.clone() {
             let (declared, read, result) = (contract.clone(), paths.clone(), self.result.clone());
             let collected = tokio::task::spawn_blocking(move || {
                 (outputs::parameters(&declared, &read), result.and_then(|file| std::fs::read(file).ok()))
@@ -67,6 +65,8 @@ impl Life {
             if self.report.phase == Phase::Succeeded && !errors.is_empty() {
                 self.trouble(format!("wait: Error (exit code 64): {}", errors.join("; ")));
             }
+        } else {
+            found.parameters = std::mem::take(&mut self.parameters);
         }
         found.message.clone_from(&self.trouble);
         Some(found.json())

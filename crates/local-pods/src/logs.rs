@@ -8,31 +8,26 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures::StreamExt as _;
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use crate::api::{ApiError, LogOptions, LogSource, LogStream};
 use crate::log_file::{LogFile, OWNER};
+use crate::log_reader::{Progress, Reader, tail, text_of};
 
 /// Longer lines are split, as container runtimes do.
 const MAX_LINE: usize = 16 << 10;
-const READ_BLOCK: usize = 64 << 10;
 /// Logs end when less than this, or than a twentieth of the disk, is left.
 const RESERVE: u64 = 64 << 20;
 /// How often the disk is looked at.
 const CHECK_EVERY: u64 = 1 << 20;
 /// The log that the archive keeps, there and here.
 const MAIN: &str = "main.log";
-
-/// Bytes written so far; nothing more comes when the sender is gone.
-type Progress = watch::Receiver<u64>;
 
 /// A log that is being written.
 #[derive(Debug)]
@@ -293,127 +288,6 @@ fn keep(log: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Start of the last `lines` lines.
-fn tail(file: &mut File, lines: u64) -> std::io::Result<u64> {
-    let end = file.seek(SeekFrom::End(0))?;
-    let (mut at, mut found) = (end, 0);
-    let mut block = vec![0; READ_BLOCK];
-    while at > 0 {
-        let size = usize::try_from(at).unwrap_or(READ_BLOCK).min(READ_BLOCK);
-        at -= size as u64;
-        file.seek(SeekFrom::Start(at))?;
-        let part = block.get_mut(..size).unwrap_or_default();
-        file.read_exact(part)?;
-        for (index, byte) in part.iter().enumerate().rev() {
-            let offset = at + index as u64;
-            if *byte == b'\n' && offset + 1 < end {
-                found += 1;
-                if found == lines {
-                    return Ok(offset + 1);
-                }
-            }
-        }
-    }
-    Ok(0)
-}
-
-struct Reader {
-    file: tokio::fs::File,
-    live: Option<Progress>,
-    carry: Vec<u8>,
-    options: LogOptions,
-    sent: u64,
-    continued: bool,
-    ended: bool,
-}
-
-impl Reader {
-    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
-        let mut block = vec![0; READ_BLOCK];
-        loop {
-            if self.ended {
-                return Ok(None);
-            }
-            // Taken before the read: whatever was written by then is seen by it.
-            let over = self.live.as_mut().is_none_or(|live| {
-                let closed = live.has_changed().is_err();
-                live.mark_unchanged();
-                closed
-            });
-            let n = self.file.read(&mut block).await?;
-            if n > 0 {
-                let out = self.take(block.get(..n).unwrap_or_default());
-                if !out.is_empty() {
-                    return Ok(Some(out));
-                }
-            } else if over {
-                return Ok(None);
-            } else if let Some(live) = &mut self.live
-                && live.changed().await.is_err()
-            {
-                self.live = None;
-            }
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> Bytes {
-        self.carry.extend_from_slice(bytes);
-        let complete = self.carry.iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1);
-        let rest = self.carry.split_off(complete);
-        let lines = std::mem::replace(&mut self.carry, rest);
-        let mut out = Vec::with_capacity(lines.len());
-        for line in lines.split_inclusive(|b| *b == b'\n') {
-            self.render(line, &mut out);
-        }
-        if let Some(limit) = self.options.limit_bytes {
-            let left = usize::try_from(limit.saturating_sub(self.sent)).unwrap_or(usize::MAX);
-            if out.len() >= left {
-                out.truncate(left);
-                self.ended = true;
-            }
-        }
-        self.sent += out.len() as u64;
-        out.into()
-    }
-
-    fn render(&mut self, line: &[u8], out: &mut Vec<u8>) {
-        let mut fields = line.splitn(4, |b| *b == b' ');
-        let (Some(time), Some(_), Some(tag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
-        else {
-            return;
-        };
-        let time = String::from_utf8_lossy(time);
-        if let Some(since) = self.options.since
-            && DateTime::parse_from_rfc3339(&time).is_ok_and(|t| t < since)
-        {
-            return;
-        }
-        if self.options.timestamps && !self.continued {
-            out.extend_from_slice(time.as_bytes());
-            out.push(b' ');
-        }
-        self.continued = tag == b"P";
-        out.extend_from_slice(if self.continued { text.strip_suffix(b"\n").unwrap_or(text) } else { text });
-    }
-}
-
-/// The text of the last `lines` lines of a log file, at most the last `bytes` of them.
-pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let start = tail(&mut file, lines)?;
-    file.seek(SeekFrom::Start(start))?;
-    let mut stored = Vec::new();
-    // Lines have a largest length, so this is bounded.
-    file.read_to_end(&mut stored)?;
-    let out = text_of(&stored);
-    let mut from = out.len().saturating_sub(bytes);
-    // Not within a character.
-    while out.get(from).is_some_and(|b| b & 0xc0 == 0x80) {
-        from += 1;
-    }
-    Ok(String::from_utf8_lossy(out.get(from..).unwrap_or_default()).into_owned())
-}
-
 /// The text of a stored log without times and tags.
 ///
 /// # Errors
@@ -421,17 +295,6 @@ pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> std::io::Resu
 pub fn plain_text(data_dir: &Path, namespace: &str, pod: &str, container: &str) -> std::io::Result<Vec<u8>> {
     let path = Logs::new(data_dir.join("logs"), 0).path(namespace, pod, container);
     Ok(text_of(&std::fs::read(path)?))
-}
-
-fn text_of(stored: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for line in stored.split_inclusive(|b| *b == b'\n') {
-        let mut fields = line.splitn(4, |b| *b == b' ').skip(2);
-        if let (Some(tag), Some(text)) = (fields.next(), fields.next()) {
-            out.extend_from_slice(if tag == b"P" { text.strip_suffix(b"\n").unwrap_or(text) } else { text });
-        }
-    }
-    out
 }
 
 #[crate::api::async_trait]
@@ -487,32 +350,15 @@ impl LogSource for Logs {
                 )
             }
         })?;
-        let reader = Reader {
-            file: tokio::fs::File::from_std(file),
-            live,
-            carry: Vec::new(),
-            options,
-            sent: 0,
-            continued: false,
-            ended: false,
-        };
-        let stream = futures::stream::unfold(reader, |mut reader| async move {
-            match reader.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), reader)),
-                Ok(None) => None,
-                Err(e) => {
-                    reader.ended = true;
-                    Some((Err(e), reader))
-                }
-            }
-        });
-        Ok(stream.boxed())
+        Ok(Reader::new(file, live, options).into_stream())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_reader::last_lines;
+    use chrono::DateTime;
 
     async fn read(logs: &Logs, options: LogOptions) -> String {
         let stream = logs.logs("ns", "p", "main", options).await.unwrap();

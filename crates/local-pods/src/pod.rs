@@ -13,19 +13,19 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::api::resources::PODS;
-use crate::container::{self, Work};
+use crate::container;
 use crate::env::Sources;
-use crate::init::{NOT_FOUND, SETUP_FAILED};
+use crate::init::SETUP_FAILED;
+use crate::job::Job;
 use crate::kubelet::Kubelet;
-use crate::options::{DriverExit, Invocation};
 use crate::outputs;
 use crate::paths::Paths;
-use crate::process::{self, Exit, Order, Supervision};
+use crate::process::{Exit, Order};
 use crate::python::Store;
 use crate::spec::{Container, Pod};
 use crate::status::{self, Ended, Phase, Report, State};
 use crate::volumes::{self, Mounted, Volumes};
-use crate::{engine, recovery, resource, retry, termination};
+use crate::{recovery, retry};
 
 /// Pods that end sooner are never reported as running: one write less for each short task.
 const QUIET: Duration = Duration::from_millis(25);
@@ -37,10 +37,6 @@ const QUEUED: Duration = Duration::from_secs(10);
 const SIDECAR_GRACE: Duration = Duration::from_secs(2);
 /// Waits between attempts to write a status.
 const RETRIES: [u64; 5] = [20, 100, 500, 2000, 5000];
-/// Code of a driver that was told to stop.
-const TERMINATED: i32 = 143;
-/// Code with which Argo's executor ends when a resource template fails.
-const RESOURCE_FAILED: i32 = 64;
 
 /// What the outside wants of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +76,7 @@ pub(crate) struct Life {
     begun: Instant,
     /// What the API was last told.
     announced: Option<Phase>,
+    /// How the main container's paths map to this machine; for a driver there is nothing to look for.
     pub(crate) paths: Option<Paths>,
     /// The template the pod was made from.
     pub(crate) contract: Option<Arc<Template>>,
@@ -97,7 +94,7 @@ pub(crate) struct Life {
 
 /// Runs a pod from its first container to its final status.
 pub(crate) async fn live(kubelet: Arc<Kubelet>, pod: Arc<Pod>, wish: watch::Receiver<Wish>) {
-    let slots = if pod.is_driver() { kubelet.drivers.clone() } else { kubelet.processes.clone() };
+    let slots = kubelet.slots_for(&pod);
     let mut life = Life {
         report: Report {
             phase: Phase::Pending,
@@ -174,8 +171,7 @@ impl Life {
                 return Ok(());
             }
         };
-        // What runs in this process needs no place of its own on the disk, and most tasks have such a pod.
-        self.placed = !self.pod.is_driver() || !self.pod.spec.volumes.is_empty();
+        self.placed = self.pod.needs_place();
         let mut volumes = Arc::default();
         if self.placed {
             let earlier = retry::earlier_attempts(&*self.kubelet.api, &self.pod);
@@ -296,7 +292,7 @@ impl Life {
         };
         match planned.unwrap_or_else(|e| Err(e.to_string())) {
             Ok((plan, log)) => {
-                if main {
+                if main && !silent {
                     self.paths = Some(plan.paths.clone());
                     self.result.clone_from(&plan.result);
                 }
@@ -500,152 +496,4 @@ impl Life {
 struct Place {
     init: bool,
     index: usize,
-}
-
-/// One container while it runs.
-struct Job {
-    kubelet: Arc<Kubelet>,
-    pod: Arc<Pod>,
-    container: Container,
-    contract: Option<Arc<Template>>,
-    log: crate::logs::LogWriter,
-}
-
-impl Job {
-    async fn run(self, plan: container::Plan, mut orders: mpsc::Receiver<Order>) -> Exit {
-        let (pod, log) = (&self.pod, &self.log);
-        let mut exit = match plan.work {
-            Work::CopyLauncher { to } => copy_launcher(&self.kubelet, to).await,
-            Work::Resource => {
-                let contract = self.contract.clone().unwrap_or_default();
-                tokio::select! {
-                    result = resource::run(&*self.kubelet.api, pod, &contract, log) => match result {
-                        Ok(parameters) => Exit { parameters, ..Exit::with_code(0) },
-                        Err(message) => {
-                            log.line(&message);
-                            Exit { message, ..Exit::with_code(RESOURCE_FAILED) }
-                        }
-                    },
-                    Some(_) = orders.recv() => Exit::with_code(TERMINATED),
-                }
-            }
-            Work::Driver { args } => {
-                let invocation = Invocation {
-                    args,
-                    env: plan.env,
-                    namespace: pod.metadata.namespace.clone(),
-                    pod: pod.metadata.name.clone(),
-                    paths: plan.paths,
-                    log: log.clone(),
-                };
-                let mut driver = tokio::spawn((self.kubelet.options.driver)(invocation));
-                tokio::select! {
-                    end = &mut driver => match end {
-                        Ok(end) => self.driven(end),
-                        Err(e) => {
-                            let message = format!("the driver ended abnormally: {e}");
-                            log.line(&message);
-                            Exit { message, ..Exit::with_code(2) }
-                        }
-                    },
-                    Some(_) = orders.recv() => {
-                        driver.abort();
-                        Exit::with_code(TERMINATED)
-                    }
-                }
-            }
-            Work::Process(launch) => {
-                let command = launch.command();
-                let supervision = match engine::program(self.kubelet.options.runner) {
-                    Some(program) if !container::runs_here(&self.kubelet, &self.container) => {
-                        Supervision::Engine { program, name: engine::name(pod, &self.container) }
-                    }
-                    _ if self.kubelet.namespaces => Supervision::Namespace,
-                    _ => Supervision::Supervisor,
-                };
-                let spawner = &self.kubelet.spawner;
-                let input = launch.input.clone();
-                let result =
-                    process::run(spawner, command, input, log, &supervision, &mut orders, plan.result.as_deref()).await;
-                self.after(result, &launch.program, &supervision)
-            }
-        };
-        if !exit.report.is_empty() {
-            log.line(&exit.report);
-            exit.message.clone_from(&exit.report);
-        }
-        self.kubelet.logs.end(&pod.metadata.namespace, &pod.metadata.name, &self.container.name, log);
-        if exit.message.is_empty() && !pod.is_driver() {
-            let from_log = (exit.code != 0 && self.container.termination_message_policy == termination::FROM_LOG)
-                .then(|| self.kubelet.logs.path(&pod.metadata.namespace, &pod.metadata.name, &self.container.name));
-            let data = (exit.code != 0).then(|| self.kubelet.dirs.data.clone());
-            let read = move || match termination::message(&plan.termination, from_log.as_deref()) {
-                text if text.is_empty() => data.and_then(|data| termination::full_disk(&data)).unwrap_or_default(),
-                text => text,
-            };
-            exit.message = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        } else {
-            exit.message = termination::shortened(exit.message);
-        }
-        exit
-    }
-
-    fn driven(&self, end: DriverExit) -> Exit {
-        let contract = self.contract.as_deref();
-        match contract.map(|contract| outputs::in_memory(contract, &end.files)).transpose() {
-            Ok(parameters) => {
-                let parameters = parameters.unwrap_or_default();
-                Exit { message: end.message, parameters, ..Exit::with_code(end.code) }
-            }
-            Err(message) => {
-                self.log.line(&message);
-                Exit { message, ..Exit::with_code(if end.code == 0 { SETUP_FAILED } else { end.code }) }
-            }
-        }
-    }
-
-    fn after(&self, result: std::io::Result<Exit>, program: &[String], supervision: &Supervision) -> Exit {
-        let mut exit = result.unwrap_or_else(|e| {
-            let name = program.first().map_or("", String::as_str);
-            let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { SETUP_FAILED };
-            Exit::failed(code, format!("start {name}: {e}"))
-        });
-        match supervision {
-            Supervision::Engine { program, name } => {
-                if exit.torn {
-                    engine::remove_unfinished(program, name);
-                }
-                if exit.report.is_empty() && engine::may_be_its_own(exit.code) {
-                    let (meta, container) = (&self.pod.metadata, &self.container.name);
-                    let log = self.kubelet.logs.path(&meta.namespace, &meta.name, container);
-                    exit.message = engine::failure(&crate::logs::last_lines(&log, 5, 4096).unwrap_or_default());
-                }
-            }
-            Supervision::Supervisor if exit.torn => {
-                recovery::kill_marked(&self.kubelet.dirs.pod(&self.pod.metadata.uid));
-            }
-            Supervision::Supervisor | Supervision::Namespace => {}
-        }
-        exit
-    }
-}
-
-async fn copy_launcher(kubelet: &Arc<Kubelet>, to: std::path::PathBuf) -> Exit {
-    let from = kubelet.dirs.launcher();
-    let copied = tokio::task::spawn_blocking(move || {
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        match std::fs::remove_file(&to) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        crate::python::link_or_copy(&from, &to)
-    })
-    .await
-    .unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    match copied {
-        Ok(()) => Exit::with_code(0),
-        Err(e) => Exit::failed(1, format!("copy the launcher: {e}")),
-    }
 }

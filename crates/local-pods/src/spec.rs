@@ -222,12 +222,6 @@ impl Pod {
         serde_json::from_value(without_nulls(object)).map_err(|e| format!("cannot read the pod: {e}"))
     }
 
-    /// Whether all it does is done by the driver within this process.
-    pub(crate) fn is_driver(&self) -> bool {
-        let driver = |c: &Container| c.command.first().is_some_and(|word| word == "driver");
-        self.spec.init_containers.is_empty() && self.spec.containers.iter().all(driver)
-    }
-
     /// Containers whose end ends the pod: `main`, else all.
     pub(crate) fn is_main(&self, container: &Container) -> bool {
         container.name == MAIN || self.spec.containers.iter().all(|c| c.name != MAIN)

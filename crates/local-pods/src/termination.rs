@@ -3,7 +3,7 @@
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::logs;
+use crate::log_reader;
 use crate::spec::Container;
 use crate::volumes::Mounted;
 
@@ -47,7 +47,7 @@ pub(crate) fn make(place: &Path) -> Result<(), String> {
 pub(crate) fn message(file: &Path, log: Option<&Path>) -> String {
     let left = end_of(file).unwrap_or_default();
     match log {
-        Some(log) if left.is_empty() => logs::last_lines(log, MAX_LOG_LINES, MAX_LOG_BYTES).unwrap_or_default(),
+        Some(log) if left.is_empty() => log_reader::last_lines(log, MAX_LOG_LINES, MAX_LOG_BYTES).unwrap_or_default(),
         _ => left,
     }
 }

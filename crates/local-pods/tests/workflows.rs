@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 struct Platform {
     bench: Bench,
-    engine: tokio::task::JoinHandle<Result<(), kfp_local_engine::Error>>,
+    engine: tokio::task::JoinHandle<()>,
 }
 
 struct Ended {
@@ -83,7 +83,7 @@ impl Platform {
 
     async fn stop(self) {
         self.bench.stop().await;
-        tokio::time::timeout(LIMIT, self.engine).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(LIMIT, self.engine).await.unwrap().unwrap();
     }
 }
 

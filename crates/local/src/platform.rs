@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use kfp_core::grpc::{self, Transport};
 use kfp_core::mlmd;
 use kfp_core::shutdown::CancellationToken;
@@ -146,10 +147,8 @@ impl Platform {
         let schedules = schedule_options(kube, &host, grpc_port)?;
         platform.spawn("schedule controller", kfp_scheduledworkflow::run(schedules, workers.clone()));
 
-        platform.spawn(
-            "workflow engine",
-            kfp_local_engine::run(cluster.clone(), kfp_local_engine::Options::default(), workers.clone()),
-        );
+        let engine = kfp_local_engine::run(cluster.clone(), kfp_local_engine::Options::default(), workers.clone());
+        platform.spawn("workflow engine", engine.map(Ok::<_, std::convert::Infallible>));
 
         let Ok(metadata) = metadata_ready.await else { return Err(ended(&mut platform.tasks).await) };
         let driver = driver_hook(&kubeconfig, &host, grpc_port, metadata.transport)?;

@@ -207,6 +207,55 @@ impl Client {
     /// # Errors
     /// When the store fails.
     pub async fn create_execution(&self, run: &Run, new: NewExecution) -> Result<Execution, Error> {
+        let type_name = new.type_name;
+        let mut request = self.creation(run, new).await?;
+        let name = request.execution.as_ref().and_then(|execution| execution.name.clone());
+        match (self.create(type_name, &mut request).await, name) {
+            (Err(error), Some(name)) if error.is_already_exists() => self.existing(type_name, &name).await,
+            (created, _) => created,
+        }
+    }
+
+    /// Creates the execution of a task, whose `key` no other task has. What an earlier driver of the task left without an
+    /// end becomes this execution, so that the task does not look as if it went on for ever; what came to an end stays
+    /// beside it. Returns also the state of the last earlier execution.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn create_task_execution(
+        &self,
+        run: &Run,
+        key: &str,
+        new: NewExecution,
+    ) -> Result<(Execution, Option<State>), Error> {
+        let type_name = new.type_name;
+        let mut request = self.creation(run, new).await?;
+        let (mut number, mut earlier) = (1_u64, None);
+        loop {
+            let name = if number == 1 { key.to_owned() } else { format!("{key}/{number}") };
+            if let Some(execution) = &mut request.execution {
+                execution.name = Some(name.clone());
+            }
+            match self.create(type_name, &mut request).await {
+                Err(error) if error.is_already_exists() => {}
+                created => return Ok((created?, earlier)),
+            }
+            let existing = self.existing(type_name, &name).await?;
+            earlier = Some(existing.state());
+            if !matches!(existing.state(), State::Complete | State::Cached | State::Failed) {
+                let mut message = request.execution.unwrap_or_default();
+                message.id = existing.message.id;
+                message.r#type = existing.message.r#type;
+                let execution = Execution { message };
+                self.update_execution(&execution).await?;
+                return Ok((execution, earlier));
+            }
+            number += 1;
+        }
+    }
+
+    /// The request that creates an execution.
+    async fn creation(&self, run: &Run, new: NewExecution) -> Result<pb::PutExecutionRequest, Error> {
         let type_id = self.execution_type(new.type_name).await?;
         let mut custom_properties = new.properties;
         if let Some(fields) = new.inputs {
@@ -216,31 +265,33 @@ impl Client {
         if let Some(property) = property {
             custom_properties.insert(names::INPUT_ARTIFACTS.to_owned(), text(property));
         }
-        let mut message = pb::Execution {
+        let execution = pb::Execution {
             type_id: Some(type_id),
-            name: new.name.clone(),
+            name: new.name,
             last_known_state: Some(new.state.into()),
             custom_properties,
             ..Default::default()
         };
-        let request = pb::PutExecutionRequest {
-            execution: Some(message.clone()),
+        Ok(pb::PutExecutionRequest {
+            execution: Some(execution),
             artifact_event_pairs,
             contexts: run.contexts(),
             ..Default::default()
-        };
-        match (rpc!(self, put_execution, request).await, new.name) {
-            (Ok(answer), _) => {
-                message.id = answer.execution_id;
-                message.r#type = Some(new.type_name.to_owned());
-                Ok(Execution { message })
-            }
-            (Err(error), Some(name)) if error.is_already_exists() => self
-                .execution_by_name(new.type_name, &name)
-                .await?
-                .ok_or_else(|| Error::NotFound(format!("execution {} {name:?}", new.type_name))),
-            (Err(error), _) => Err(error),
-        }
+        })
+    }
+
+    /// Sends a request that creates an execution; takes the execution out of it when that succeeds.
+    async fn create(&self, type_name: &str, request: &mut pb::PutExecutionRequest) -> Result<Execution, Error> {
+        let id = rpc!(self, put_execution, request.clone()).await?.execution_id;
+        let mut message = request.execution.take().unwrap_or_default();
+        message.id = id;
+        message.r#type = Some(type_name.to_owned());
+        Ok(Execution { message })
+    }
+
+    async fn existing(&self, type_name: &str, name: &str) -> Result<Execution, Error> {
+        let found = self.execution_by_name(type_name, name).await?;
+        found.ok_or_else(|| Error::NotFound(format!("execution {type_name} {name:?}")))
     }
 
     /// The execution of a type with a name.

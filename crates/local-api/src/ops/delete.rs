@@ -38,6 +38,9 @@ pub(crate) fn delete(
     options: &DeleteOptions,
 ) -> Result<Deleted, ApiError> {
     let key = Key::new(r, namespace, name);
+    if txn.unreadable(&key).is_some() {
+        return discard(txn, r, &key, options);
+    }
     let old = txn.get(&key).ok_or_else(|| ApiError::not_found(r, name))?;
     for (field, wanted) in [("UID", &options.uid), ("ResourceVersion", &options.resource_version)] {
         let found = if field == "UID" { object::uid(&old) } else { object::meta(&old, "resourceVersion") };
@@ -64,6 +67,23 @@ pub(crate) fn delete(
         txn.rollback(savepoint);
     }
     Ok(deleted)
+}
+
+/// Deletes an object that cannot be read: nobody knows what it owned, or whether finalizers should hold it.
+fn discard(txn: &mut Txn<'_>, r: &Resource, key: &Key, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+    if options.uid.is_some() || options.resource_version.is_some() {
+        return Err(ApiError::conflict(r, &key.name, "Precondition failed: the stored object cannot be read"));
+    }
+    let mut object = json!({"apiVersion": r.api_version(), "kind": r.kind, "metadata": {"name": *key.name}});
+    if r.namespaced {
+        object::set_meta(&mut object, "namespace", json!(*key.namespace));
+    }
+    let savepoint = txn.savepoint();
+    let object = txn.discard(key, object);
+    if options.dry_run {
+        txn.rollback(savepoint);
+    }
+    Ok(Deleted { object, gone: true })
 }
 
 fn start(txn: &mut Txn<'_>, key: &Key, old: &Arc<Value>, propagation: Propagation) -> Deleted {

@@ -54,7 +54,8 @@ impl Disk {
         Ok(Self { connection, dir: dir.to_path_buf() })
     }
 
-    /// Reads the heads of all objects. Types of stored CustomResourceDefinitions are registered.
+    /// Reads the heads of all objects. Types of stored CustomResourceDefinitions are registered. An object that cannot be
+    /// read is left out, so that the others can be used.
     pub(crate) async fn load(&mut self, bodies: &Arc<Bodies>) -> Result<State, Error> {
         use futures::TryStreamExt as _;
         let dir = self.dir.clone();
@@ -68,19 +69,38 @@ impl Disk {
             sqlx::query("SELECT api_group, plural, namespace, name, body FROM objects").fetch(&mut self.connection);
         while let Some(row) = rows.try_next().await.map_err(database)? {
             let text = |column: usize| row.try_get::<&str, _>(column).map_err(database);
-            let (group, plural, namespace, name, body) = (text(0)?, text(1)?, text(2)?, text(3)?, text(4)?);
-            let corrupt = |source| Error::Corrupt { key: format!("{plural}.{group}/{namespace}/{name}"), source };
-            let object = Stored::parse(body).map_err(corrupt)?;
+            let (group, plural, namespace, name) = (text(0)?, text(1)?, text(2)?, text(3)?);
             let key = Key { table: (intern(group), intern(plural)), namespace: namespace.into(), name: name.into() };
-            let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
-            if key.table == (crd.group, crd.plural) {
-                state.registry.define(&serde_json::from_str(body).map_err(corrupt)?);
+            let read = row.try_get::<&str, _>(4).map_err(|error| error.to_string());
+            match read.and_then(|body| Self::read(&key, body, &mut state.registry).map_err(|error| error.to_string())) {
+                Ok(object) => {
+                    drop(object.release(key.table, bodies));
+                    state.load(key, object);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        group,
+                        plural,
+                        namespace,
+                        name,
+                        error,
+                        "a stored object cannot be read and is left out"
+                    );
+                    state.leave_out(key, &error);
+                }
             }
-            drop(object.release(key.table, bodies));
-            state.load(key, object);
         }
         drop(rows);
         Ok(state)
+    }
+
+    fn read(key: &Key, body: &str, registry: &mut Registry) -> Result<Stored, serde_json::Error> {
+        let object = Stored::parse(body)?;
+        let crd = resources::CUSTOM_RESOURCE_DEFINITIONS;
+        if key.table == (crd.group, crd.plural) {
+            registry.define(&serde_json::from_str(body)?);
+        }
+        Ok(object)
     }
 
     /// Writes the last state of every changed object in one transaction.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::head::Head;
 use super::history::{Change, Event, History};
 use super::stored::Stored;
-use crate::Resource;
 use crate::registry::Registry;
+use crate::{ApiError, Resource};
 
 /// Group and plural: versions of one resource share their objects.
 pub(crate) type TableKey = (&'static str, &'static str);
@@ -74,6 +74,8 @@ pub(crate) struct State {
     /// Revision at start: history before it is not known.
     floor: u64,
     tables: HashMap<TableKey, Table>,
+    /// Objects that could not be read at the start, and why; they are in no table.
+    unreadable: HashMap<Key, Box<str>>,
     by_uid: HashMap<Box<str>, Key>,
     /// Owner's uid to the objects that name it.
     dependents: HashMap<Box<str>, BTreeSet<Key>>,
@@ -86,6 +88,7 @@ impl State {
             revision,
             floor: revision,
             tables: HashMap::new(),
+            unreadable: HashMap::new(),
             by_uid: HashMap::new(),
             dependents: HashMap::new(),
             registry,
@@ -125,8 +128,25 @@ impl State {
         table.objects.insert((key.namespace, key.name), Arc::new(object));
     }
 
+    /// Remembers an object that cannot be read.
+    pub(crate) fn leave_out(&mut self, key: Key, why: &str) {
+        self.unreadable.insert(key, why.into());
+    }
+
+    /// The error for who asks for an object that could not be read at the start.
+    pub(crate) fn unreadable(&self, key: &Key) -> Option<ApiError> {
+        let why = self.unreadable.get(key)?;
+        Some(ApiError::internal(format!(
+            "the stored {} \"{}\" cannot be read: {why}; delete it, or create it anew",
+            key.table.1, key.name
+        )))
+    }
+
     /// Carries out a committed change.
     pub(crate) fn apply(&mut self, key: &Key, event: Event) {
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(key);
+        }
         if let Some(previous) = &event.previous {
             self.unindex(key, previous);
         }

@@ -73,7 +73,10 @@ impl<'a> Txn<'a> {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Value>> {
-        self.stored(key).and_then(|stored| self.readable(stored.object()))
+        match self.stored(key) {
+            Some(stored) => self.readable(stored.object()),
+            None => self.unreadable(key).and_then(|error| self.readable(Err(error))),
+        }
     }
 
     /// The metadata of an object, without parsing the rest of it.
@@ -84,6 +87,11 @@ impl<'a> Txn<'a> {
     /// Whether an object waits for its deletion.
     pub(crate) fn is_deleting(&self, key: &Key) -> bool {
         self.stored(key).is_some_and(|stored| stored.head().is_deleting())
+    }
+
+    /// Why the object of this place, which is on disk, cannot be read.
+    pub(crate) fn unreadable(&self, key: &Key) -> Option<ApiError> {
+        if self.overlay.latest.contains_key(key) { None } else { self.state.unreadable(key) }
     }
 
     /// Remembers a failure, with which the write then ends, whatever it makes of the missing object.
@@ -185,9 +193,13 @@ impl<'a> Txn<'a> {
 
     /// Removes an object and returns its last state.
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Value>> {
-        let previous = self.get(key)?;
+        let last = Arc::unwrap_or_clone(self.get(key)?);
+        Some(self.discard(key, last))
+    }
+
+    /// Removes what is stored at a place, of which `last` is known, and returns that.
+    pub(crate) fn discard(&mut self, key: &Key, mut last: Value) -> Arc<Value> {
         let revision = self.next();
-        let mut last = Arc::unwrap_or_clone(previous);
         object::set_meta(&mut last, "resourceVersion", revision.to_string().into());
         let object = Arc::new(last);
         self.overlay.latest.insert(key.clone(), None);
@@ -198,7 +210,7 @@ impl<'a> Txn<'a> {
             object: Arc::new(Stored::new(&object)),
             parsed: None,
         });
-        Some(object)
+        object
     }
 
     /// A place to return to with [`Txn::rollback`].

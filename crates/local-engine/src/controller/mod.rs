@@ -43,32 +43,13 @@ const WATCH_PAUSE: Duration = Duration::from_millis(100);
 /// Longest that the last writes may take when the engine is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Why the engine cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Workflows or pods cannot be listed.
-    #[error("cannot list {what}: {source}")]
-    List {
-        /// What was to be listed.
-        what: &'static str,
-        /// Why not.
-        source: ApiError,
-    },
-    /// The set of objects is gone.
-    #[error("the cluster has ended its watches")]
-    Closed,
-}
-
 /// Runs the engine until it is told to stop. Executions continue where their written status stands.
-///
-/// # Errors
-/// When Workflows or pods cannot be listed or watched any more.
-pub fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+pub fn run(cluster: Cluster, options: Options, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
     // Boxed, so that all of it is compiled in this crate, once, and not in each that awaits it.
     Box::pin(run_unboxed(cluster, options, shutdown))
 }
 
-async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationToken) -> Result<(), Error> {
+async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationToken) {
     let (reports, inbox) = mpsc::unbounded_channel();
     let tracker = TaskTracker::new();
     let calls = Calls { cluster: cluster.clone(), reports, tracker: tracker.clone(), shutdown: shutdown.clone() };
@@ -76,28 +57,24 @@ async fn run_unboxed(cluster: Cluster, options: Options, shutdown: CancellationT
         Controller { settings: options.settings.clone(), calls, active: HashMap::new(), expiring: HashMap::new() };
     let mut inbox = UnboundedReceiverStream::new(inbox);
     let namespace = options.namespace.as_deref();
-    let result = loop {
+    loop {
         let opened = Instant::now();
-        let (pods, workflows) = match controller.open(&cluster, namespace).await {
-            Ok(watches) => watches,
-            Err(error) => break Err(error),
-        };
+        let (pods, workflows) = controller.open(&cluster, namespace).await;
         tokio::select! {
-            () = shutdown.cancelled() => break Ok(()),
+            () = shutdown.cancelled() => break,
             () = controller.serve(pods, workflows, &mut inbox) => {}
         }
         // A watch ended: too far behind, or the cluster is closing. List again, but never in a tight loop.
         tokio::select! {
-            () = shutdown.cancelled() => break Ok(()),
+            () = shutdown.cancelled() => break,
             () = tokio::time::sleep(WATCH_PAUSE.saturating_sub(opened.elapsed())) => {}
         }
-    };
+    }
     controller.flush();
     tracker.close();
     if tokio::time::timeout(STOP_GRACE, tracker.wait()).await.is_err() {
         tracing::warn!("engine stopped before its last writes were done; they are redone at the next start");
     }
-    result
 }
 
 /// What comes in.
@@ -133,13 +110,13 @@ struct Controller {
 }
 
 impl Controller {
-    /// Lists everything, brings the executions up to date and opens watches from there.
+    /// Lists everything, brings the executions up to date and opens watches from there. An object that cannot be read is
+    /// left out, so that the others go on.
     async fn open(
         &mut self,
         cluster: &Cluster,
         namespace: Option<&str>,
-    ) -> Result<(Watch, BoxStream<'static, Result<RawEvent, ApiError>>), Error> {
-        let list = |what: &'static str| move |source| Error::List { what, source };
+    ) -> (Watch, BoxStream<'static, Result<RawEvent, ApiError>>) {
         let all = Selectors::default();
         let (pods, seen) = cluster.list_raw(&resources::PODS, namespace, &all);
         let (workflows, version) = cluster.list_raw(&resources::WORKFLOWS, namespace, &all);
@@ -161,18 +138,24 @@ impl Controller {
             let names = pods.iter().map(|pod| pod.name().to_owned()).collect();
             active.execution.apply(Event::Pods(names), Utc::now());
             for pod in pods.into_iter().filter(|pod| pod.is_owned_by(&active.uid)) {
-                active.execution.apply(Event::Pod(pod.parse().map_err(list("pods"))?), Utc::now());
+                match pod.parse() {
+                    Ok(pod) => active.execution.apply(Event::Pod(pod), Utc::now()),
+                    Err(error) => tracing::error!(workflow = %key, pod = pod.name(), %error, "a pod is left out"),
+                }
             }
             touched.insert(key.clone());
         }
         for workflow in workflows {
-            self.workflow(EventKind::Modified, workflow, &mut touched).await.map_err(list("workflows"))?;
+            let place = place(&workflow);
+            if let (Err(error), Some(key)) = (self.workflow(EventKind::Modified, workflow, &mut touched).await, place) {
+                tracing::error!(workflow = %key, %error, "a workflow cannot be read and is left out");
+            }
         }
         self.step(touched);
-        Ok((
+        (
             cluster.watch(&resources::PODS, namespace, Some(from), Selectors::default()),
             cluster.watch_raw(&resources::WORKFLOWS, namespace, Some(from), Selectors::default()).boxed(),
-        ))
+        )
     }
 
     /// Takes in what comes until a watch ends.

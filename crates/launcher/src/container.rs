@@ -1,6 +1,6 @@
 //! A container task from start to end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,7 +53,11 @@ pub(crate) async fn run(options: &Options, stop: &CancellationToken) -> Result<i
     let input = ExecutorInput::parse(&options.executor_input).map_err(flag("executor_input"))?;
     let component = Component::parse(&options.component_spec).map_err(flag("component_spec"))?;
     let metadata = metadata_client(options).map_err(Error::PrePublish)?;
-    let (execution, run) = announce(options, &metadata).await.map_err(Error::PrePublish)?;
+    let (execution, run) = tokio::try_join!(
+        metadata.execution(options.execution_id),
+        metadata.run(&options.pipeline_name, &options.run_id),
+    )
+    .map_err(Error::PrePublish)?;
     let mut task = Task {
         options,
         paths: Paths::new(options.root.clone()),
@@ -65,27 +69,62 @@ pub(crate) async fn run(options: &Options, stop: &CancellationToken) -> Result<i
         stores: Stores::new(objects::Opener::default(), "", None),
         run,
     };
-    let worked = task.work(stop).await;
+    let announcement = task.announcement();
+    let stop = stop.child_token();
+    let announced = async {
+        // A program that nobody can be told of has no use.
+        announcement.make().await.inspect_err(|_| stop.cancel())
+    };
+    let (worked, announced) = tokio::join!(task.work(&stop), announced);
     task.release_models().await;
-    task.finish(worked, started).await
+    let parent = announced.map_err(Error::PrePublish)?;
+    task.finish(worked, started, parent).await
 }
 
-/// Marks the execution as running in this pod.
-async fn announce(options: &Options, metadata: &mlmd::Client) -> Result<(Execution, Run), mlmd::Error> {
-    let (mut execution, run) = tokio::try_join!(
-        metadata.execution(options.execution_id),
-        metadata.run(&options.pipeline_name, &options.run_id),
-    )?;
-    let namespace = kubeapi::Config::own_namespace().unwrap_or_else(|| run.namespace().to_owned());
-    execution.set(names::POD_NAME, text(&options.pod_name));
-    execution.set(names::POD_UID, text(&options.pod_uid));
-    execution.set(names::NAMESPACE, text(namespace));
-    execution.set_state(State::Running);
-    metadata.update_execution(&execution).await?;
-    Ok((execution, run))
+/// What the metadata store is told and asked while the user's program starts.
+struct Announcement {
+    metadata: mlmd::Client,
+    execution: Execution,
+    types: Vec<String>,
+}
+
+impl Announcement {
+    /// Marks the execution as running in this pod. What will be needed when the program has ended is fetched beside that:
+    /// the types of its artifacts, and the DAG of the task, which is returned.
+    async fn make(self) -> Result<Option<Execution>, mlmd::Error> {
+        let parent = async {
+            match self.execution.parent_dag_id() {
+                // It is asked for again, should this fail.
+                Some(parent) => self.metadata.execution(parent).await.ok(),
+                None => None,
+            }
+        };
+        let types = stream::iter(&self.types).for_each_concurrent(TRANSFERS, async |title| {
+            // The same holds here; the client remembers what it finds.
+            let _ = self.metadata.artifact_type(title).await;
+        });
+        let (told, parent, ()) = tokio::join!(self.metadata.update_execution(&self.execution), parent, types);
+        told.map(|()| parent)
+    }
 }
 
 impl Task<'_> {
+    /// Notes that the execution is running in this pod, which the announcement will tell.
+    fn announcement(&mut self) -> Announcement {
+        let namespace = kubeapi::Config::own_namespace().unwrap_or_else(|| self.run.namespace().to_owned());
+        self.execution.set(names::POD_NAME, text(&self.options.pod_name));
+        self.execution.set(names::POD_UID, text(&self.options.pod_uid));
+        self.execution.set(names::NAMESPACE, text(namespace));
+        self.execution.set_state(State::Running);
+        let outputs = self.input.output_artifacts.iter().filter_map(|(name, list)| Some((name, list.first()?)));
+        let types: BTreeSet<String> = outputs.filter_map(|(name, artifact)| self.title(name, artifact).ok()).collect();
+        Announcement {
+            metadata: self.metadata.clone(),
+            execution: self.execution.clone(),
+            types: types.into_iter().collect(),
+        }
+    }
+
     async fn work(&mut self, stop: &CancellationToken) -> Result<Results, Error> {
         let session = Session::from_json(self.run.store_session_info()).map_err(Error::Session)?;
         let authority = |source| Error::Opener(Box::new(source));
@@ -259,14 +298,7 @@ impl Task<'_> {
                 }
             },
         }
-        let mut kind = artifact.kind.title();
-        if let (Err(_), Some(declared)) = (&kind, self.component.output_artifacts.get(name)) {
-            kind = declared.title();
-        }
-        if name == names::EXECUTOR_LOGS {
-            kind = kind.or_else(|_| Ok("system.Artifact".to_owned()));
-        }
-        let title = kind.map_err(|reason| Error::ArtifactType { name: name.to_owned(), reason })?;
+        let title = self.title(name, artifact)?;
         let session = match self.run.store_session_info() {
             "" => "null",
             session => session,
@@ -275,6 +307,18 @@ impl Task<'_> {
         let mut described = mlmd::artifact_from_metadata(&artifact.uri, Some(&metadata), Some(name), Some(session));
         described.type_id = Some(self.metadata.artifact_type(&title).await?);
         Ok(Some(Output { name: name.to_owned(), artifact: described }))
+    }
+
+    /// The type of an output artifact.
+    fn title(&self, name: &str, artifact: &Artifact) -> Result<String, Error> {
+        let mut kind = artifact.kind.title();
+        if let (Err(_), Some(declared)) = (&kind, self.component.output_artifacts.get(name)) {
+            kind = declared.title();
+        }
+        if name == names::EXECUTOR_LOGS {
+            kind = kind.or_else(|_| Ok("system.Artifact".to_owned()));
+        }
+        kind.map_err(|reason| Error::ArtifactType { name: name.to_owned(), reason })
     }
 
     /// The log of a failed task; failing to store it must not hide why the task failed.
@@ -301,6 +345,7 @@ impl Task<'_> {
         &mut self,
         worked: Result<Results, Error>,
         started: chrono::DateTime<chrono::Utc>,
+        parent: Option<Execution>,
     ) -> Result<i64, Error> {
         let (state, parameters, artifacts, failure) = match worked {
             Ok(results) => (State::Complete, Some(results.parameters), results.artifacts, None),
@@ -316,15 +361,25 @@ impl Task<'_> {
                 None => Error::Metadata(publish),
             });
         }
-        if failure.is_none() {
-            self.remember(started).await;
-        }
-        if let Some(parent) = self.execution.parent_dag_id()
-            && let Err(error) = self.metadata.propagate_dag_state(&self.run, parent).await
-        {
+        let remembered = async {
+            if failure.is_none() {
+                self.remember(started).await;
+            }
+        };
+        let ((), told) = tokio::join!(remembered, self.tell(parent));
+        if let Err(error) = told {
             tracing::warn!(%error, "the state of the parent DAG could not be brought up to date");
         }
         failure.map_or_else(|| Ok(self.execution.id()), Err)
+    }
+
+    /// Brings the parent DAGs up to date.
+    async fn tell(&self, parent: Option<Execution>) -> Result<(), mlmd::Error> {
+        match (parent, self.execution.parent_dag_id()) {
+            (Some(parent), _) => self.metadata.propagate_dag_state_from(&self.run, parent).await,
+            (None, Some(parent)) => self.metadata.propagate_dag_state(&self.run, parent).await,
+            (None, None) => Ok(()),
+        }
     }
 
     /// Offers the result to later runs. The task is recorded as COMPLETE by now, so failing here fails nothing.

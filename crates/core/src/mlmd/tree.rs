@@ -226,27 +226,37 @@ impl Client {
     /// # Errors
     /// When the store fails.
     pub async fn propagate_dag_state(&self, run: &Run, dag: i64) -> Result<(), Error> {
-        let mut next = Some(dag);
-        while let Some(id) = next {
-            let mut execution = self.execution(id).await?;
-            let Some(expected) = execution.iteration_count().or_else(|| execution.int(names::TOTAL_DAG_TASKS)) else {
+        self.propagate_dag_state_from(run, self.execution(dag).await?).await
+    }
+
+    /// [`Client::propagate_dag_state`] for a DAG that may have been read long ago: what it expects never changes.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn propagate_dag_state_from(&self, run: &Run, mut dag: Execution) -> Result<(), Error> {
+        loop {
+            let Some(expected) = dag.iteration_count().or_else(|| dag.int(names::TOTAL_DAG_TASKS)) else {
                 return Ok(());
             };
-            if execution.state() == State::Canceled || (expected == 0 && execution.iteration_count().is_none()) {
+            if dag.state() == State::Canceled || (expected == 0 && dag.iteration_count().is_none()) {
                 return Ok(());
             }
-            if expected > FEW_CHILDREN && self.goes_on(run.id(), id).await? {
+            if expected > FEW_CHILDREN && self.goes_on(run.id(), dag.id()).await? {
                 return Ok(());
             }
-            let children = self.executions_of_dag(run, id).await?;
+            let children = self.executions_of_dag(run, dag.id()).await?;
             let Some(state) = state_from_children(expected, children.iter()) else { return Ok(()) };
-            if execution.state() != state {
-                execution.set_state(state);
-                self.update_execution(&execution).await?;
+            let mut current = self.execution(dag.id()).await?;
+            if current.state() == State::Canceled {
+                return Ok(());
             }
-            next = execution.parent_dag_id();
+            if current.state() != state {
+                current.set_state(state);
+                self.update_execution(&current).await?;
+            }
+            let Some(parent) = current.parent_dag_id() else { return Ok(()) };
+            dag = self.execution(parent).await?;
         }
-        Ok(())
     }
 }
 

@@ -26,7 +26,7 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// The task's execution could not be marked as running; nothing was run.
+    /// The task's execution could not be marked as running; the program was stopped or not even started.
     #[error("failed to pre-publish Pod info to ML Metadata: {0}")]
     PrePublish(mlmd::Error),
     /// The metadata store failed later.

@@ -26,6 +26,8 @@ enum Fate {
     Arrives,
     /// The server says that it is away.
     Refused,
+    /// The server says that it never will.
+    Forbidden,
     /// It arrives, but the server says something else.
     Unanswered,
     /// The connection breaks before it arrives.
@@ -53,7 +55,10 @@ async fn faulty_way(server: u16, fates: &Fates) -> u16 {
                     let put = request.uri().path().ends_with("/PutExecution");
                     let fate = if put { fates.lock().unwrap().pop_front() } else { None };
                     if fate == Some(Fate::Refused) {
-                        return Ok::<_, Infallible>(away());
+                        return Ok::<_, Infallible>(failure("14", "away"));
+                    }
+                    if fate == Some(Fate::Forbidden) {
+                        return Ok(failure("7", "not you"));
                     }
                     if fate == Some(Fate::Lost) {
                         breaks.notify_one();
@@ -62,7 +67,7 @@ async fn faulty_way(server: u16, fates: &Fates) -> u16 {
                     std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
                     let answer = channel.call(request.map(Body::new)).await.unwrap();
                     match fate {
-                        Some(Fate::Unanswered) => Ok(away()),
+                        Some(Fate::Unanswered) => Ok(failure("14", "away")),
                         Some(Fate::Cut) => {
                             breaks.notify_one();
                             std::future::pending().await
@@ -84,9 +89,9 @@ async fn faulty_way(server: u16, fates: &Fates) -> u16 {
     port
 }
 
-fn away() -> Response<Body> {
-    let answer = Response::builder().header("content-type", "application/grpc").header("grpc-status", "14");
-    answer.header("grpc-message", "away").body(Body::empty()).unwrap()
+fn failure(code: &str, message: &str) -> Response<Body> {
+    let answer = Response::builder().header("content-type", "application/grpc").header("grpc-status", code);
+    answer.header("grpc-message", message).body(Body::empty()).unwrap()
 }
 
 const SCRIPT: &str = "echo ran; echo 1 > {{$.outputs.parameters['number'].output_file}}; \
@@ -109,6 +114,16 @@ async fn a_metadata_store_that_is_away_loses_and_doubles_nothing() {
     let mut ids: Vec<i64> = artifacts.values().map(kfp_proto::ml_metadata::Artifact::id).collect();
     ids.sort_unstable();
     assert_eq!(ids, [1, 2], "each artifact once");
+}
+
+#[tokio::test]
+async fn a_program_that_the_metadata_store_does_not_want_is_stopped() {
+    let mut world = World::new(1).await;
+    let task = world.task("t").await;
+    let fates: Fates = Arc::new(Mutex::new([Fate::Forbidden].into()));
+    world.metadata_port = faulty_way(world.metadata_port, &fates).await;
+    let error = world.sh(task, &input(), &component(), "sleep 100000").await.unwrap_err().to_string();
+    assert!(error.starts_with("failed to pre-publish") && error.contains("not you"), "{error}");
 }
 
 #[tokio::test]

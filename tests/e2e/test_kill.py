@@ -7,7 +7,6 @@ import urllib.request
 import pipelines as p
 import yaml
 from conftest import FINAL, wait
-from metadata import Run
 
 TASKS = 8
 KILLS = 6
@@ -70,9 +69,6 @@ def test_kills_lose_and_repeat_nothing_that_was_complete(make_server, tmp_path):
     for done, before in seen:
         assert all(end[number] == before[number] for number in done), (done, before, end)
     assert complete(server) == set(end)
-    # Nobody goes on with what a killed driver or launcher left: its execution is that of the next one.
-    tasks = Run(server.home, run_id).tasks()
-    assert all(task.state in ("COMPLETE", "FAILED") for task in tasks), [(task.task, task.state) for task in tasks]
     assert server.stop() == 0
 
 

@@ -21,6 +21,7 @@ use kfp_apiserver::Options;
 use kfp_apiserver::config::Config;
 use kfp_apiserver::domain::state::{History, State, Storage};
 use kfp_apiserver::options::Database;
+use kfp_apiserver::store::sql::{Dialect, Sql};
 use kfp_apiserver::store::{Db, experiments, list, pipelines, runs, tasks, versions};
 use kfp_testdb::Engine;
 use serde_json::{Value, json};
@@ -33,14 +34,18 @@ const VERSIONS: u64 = 1_000;
 const BATCH: u64 = 2_000;
 /// Creation time of the first run; one follows each second.
 const EPOCH: i64 = 1_700_000_000;
+/// Runs that are stored one by one; the database copies them until there are enough.
+const STORED: u64 = 100_000;
+/// Odd, so that different numbers stay different.
+const SCATTER: [u64; 2] = [2_654_435_761, 1_234_567_891_011];
 const CLIENTS: u64 = 8;
 const FILTER: &str = r#"{"predicates":[{"operation":"NOT_EQUALS","key":"storage_state","string_value":"ARCHIVED"}]}"#;
 
 type Http = Client<HttpConnector, axum::body::Body>;
 
+/// Scattered like random ids, but known, and as easily made by the database ([`copy`]).
 fn id(kind: u64, number: u64) -> String {
-    // Scattered like random ids, but known.
-    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("{kind}/{number}").as_bytes()).to_string()
+    format!("{:08x}-0000-4000-8{kind:03x}-{:012x}", number * SCATTER[0] % (1 << 32), number * SCATTER[1] % (1 << 48))
 }
 
 /// `config.json` of the server under test.
@@ -146,6 +151,68 @@ async fn fill(db: &Db, count: u64) {
             tasks::insert(&mut tx, &task).await.unwrap();
         }
         tx.commit().await.unwrap();
+    }
+}
+
+/// Copies the stored runs and their tasks until there are `count`, as later ones.
+async fn copy(db: &Db, count: u64) {
+    let dialect = db.dialect();
+    let hex = |text: &str, width: u32| match dialect {
+        Dialect::Sqlite => format!("printf('%0{width}x', {text})"),
+        Dialect::MySql => format!("LPAD(LOWER(HEX({text})), {width}, '0')"),
+        Dialect::Postgres => format!("LPAD(TO_HEX({text}), {width}, '0')"),
+    };
+    let join = |parts: &[String]| match dialect {
+        Dialect::MySql => format!("CONCAT({})", parts.join(", ")),
+        _ => parts.join(" || "),
+    };
+    let name = |column: &str| if dialect == Dialect::MySql { format!("`{column}`") } else { format!("\"{column}\"") };
+    for shift in (STORED..count).step_by(STORED as usize) {
+        let shifted = |column: &str| format!("{} + {shift}", name(column));
+        for (table, created) in [("run_details", "CreatedAtInSec"), ("tasks", "CreatedTimestamp")] {
+            let number = format!("({} - {EPOCH} + {shift})", name(created));
+            let id = |kind: u64| {
+                let part =
+                    |scatter: u64, width: u32| hex(&format!("({number} * {scatter}) % {}", 1u64 << (4 * width)), width);
+                join(&[part(SCATTER[0], 8), format!("'-0000-4000-8{kind:03x}-'"), part(SCATTER[1], 12)])
+            };
+            let mut columns = Sql::new(dialect);
+            columns.push(match dialect {
+                Dialect::Sqlite => "SELECT name FROM pragma_table_info(",
+                Dialect::MySql => {
+                    "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND (TABLE_NAME = "
+                }
+                Dialect::Postgres => {
+                    "SELECT CAST(column_name AS text) FROM information_schema.columns \
+                     WHERE table_schema = current_schema() AND (table_name = "
+                }
+            });
+            columns.bind(table).push(")");
+            let mut tx = db.write().await.unwrap();
+            let columns: Vec<String> = tx.rows(columns).await.unwrap().iter().map(|row| row.text(0).unwrap()).collect();
+            let values: Vec<String> = columns
+                .iter()
+                .map(|column| match (table, column.as_str()) {
+                    ("run_details", "UUID") | ("tasks", "RunUUID") => id(3),
+                    ("tasks", "UUID") => id(5),
+                    ("run_details", "DisplayName") => {
+                        // All but the id at its end.
+                        let length = format!("LENGTH({}) - 36", name(column));
+                        join(&[format!("SUBSTR({}, 1, {length})", name(column)), id(4)])
+                    }
+                    (_, "CreatedAtInSec" | "ScheduledAtInSec" | "FinishedAtInSec" | "CreatedTimestamp") => {
+                        shifted(column)
+                    }
+                    _ => name(column),
+                })
+                .collect();
+            let columns: Vec<String> = columns.iter().map(|column| name(column)).collect();
+            let mut sql = Sql::new(dialect);
+            sql.push(&format!("INSERT INTO {table} ({}) SELECT {}", columns.join(", "), values.join(", ")));
+            sql.push(&format!(" FROM {table} WHERE {} < {}", name(created), EPOCH as u64 + STORED));
+            tx.execute(sql).await.unwrap();
+            tx.commit().await.unwrap();
+        }
     }
 }
 
@@ -344,7 +411,8 @@ async fn bench(engine: Option<Engine>, count: u64, seconds: f64) {
     let database = Database::from_config(&Config::new(file.clone(), BTreeMap::new())).unwrap();
     let db = Db::open(&database).await.unwrap();
     let start = Instant::now();
-    fill(&db, count).await;
+    fill(&db, count.min(STORED)).await;
+    copy(&db, count).await;
     // What the server does by itself in time.
     match engine {
         Some(Engine::Postgres) => drop(server.unwrap().execute(&name, "VACUUM ANALYZE")),

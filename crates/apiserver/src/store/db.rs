@@ -4,15 +4,14 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 
 use super::engine::{Done, Fault, Raw, fault};
-use super::filter::Predicate;
 pub use super::row::{Cursor, Row};
 use super::sql::{Change, Dialect, Sql};
-use super::totals::Totals;
+use super::totals::{Counted, Known, Totals, key, slow};
 use crate::error::{Error, Result};
 
 /// How often a transaction is started anew after deadlocks and lost connections.
@@ -22,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a total is believed where other servers may share the database.
 const BELIEVED: Duration = Duration::from_secs(1);
+/// How often a snapshot without a commit under way is looked for, to count on it.
+const SNAPSHOTS: u32 = 8;
 
 /// Connections that read on snapshots, and connections that write.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(super) enum Connections {
 struct Inner {
     connections: Connections,
     totals: Totals,
+    /// Held while a total is counted beside requests: one at a time.
+    renewal: tokio::sync::Mutex<()>,
     statements: AtomicU64,
 }
 
@@ -53,7 +56,12 @@ impl Db {
     pub(super) fn new(connections: Connections) -> Self {
         // A file has one server.
         let believed = if matches!(connections, Connections::Sqlite(_)) { Duration::MAX } else { BELIEVED };
-        Db(Arc::new(Inner { connections, totals: Totals::new(believed), statements: AtomicU64::new(0) }))
+        Db(Arc::new(Inner {
+            connections,
+            totals: Totals::new(believed),
+            renewal: tokio::sync::Mutex::default(),
+            statements: AtomicU64::new(0),
+        }))
     }
 
     /// The dialect its statements are written in.
@@ -83,7 +91,7 @@ impl Db {
         Tx::begin(self, true).await
     }
 
-    /// Number of statements sent so far, for tests and benchmarks.
+    /// Number of statements sent for requests so far, for tests and benchmarks.
     #[must_use]
     pub fn statements(&self) -> u64 {
         self.0.statements.load(Ordering::Relaxed)
@@ -102,6 +110,41 @@ impl Db {
             Connections::MySql(pools) => close!(pools),
             Connections::Postgres(pools) => close!(pools),
         }
+    }
+
+    /// Counts a total anew beside the requests, unless that is under way.
+    fn recount(&self, key: String, counted: Counted, sql: Sql) {
+        let db = self.clone();
+        tokio::spawn(async move {
+            let Some(_renewal) = db.0.totals.renew(key.clone()) else { return };
+            let _one = db.0.renewal.lock().await;
+            if let Err(error) = db.counted(key, counted, sql).await {
+                tracing::debug!(%error, "a total could not be counted");
+            }
+        });
+    }
+
+    async fn counted(&self, key: String, counted: Counted, sql: Sql) -> Result<()> {
+        for attempt in 1..=SNAPSHOTS {
+            let mut tx = self.read().await?;
+            tx.beside = true;
+            // Whatever is read first makes the snapshot; this takes no time in which others could commit.
+            let mut first = Sql::new(tx.dialect());
+            first.push("SELECT 1 FROM ").ident(counted.table).push(" LIMIT 1");
+            tx.number(first).await?;
+            let restarts = tx.restarts;
+            if let Some(count) = self.0.totals.count(counted.clone(), tx.version) {
+                let begin = Instant::now();
+                let found = tx.number(sql).await?;
+                if tx.restarts == restarts {
+                    count.finish(key, found, begin.elapsed());
+                }
+                return Ok(());
+            }
+            drop(tx);
+            tokio::time::sleep(random(PAUSE * attempt)).await;
+        }
+        Ok(())
     }
 
     async fn begin(&self, writes: bool) -> Result<Raw, sqlx::Error> {
@@ -136,6 +179,10 @@ pub struct Tx {
     changes: Vec<Change>,
     version: u64,
     restarts: u32,
+    /// Whether something was read or written: the snapshot is taken then.
+    begun: bool,
+    /// Not for a request.
+    beside: bool,
 }
 
 /// Why a statement failed, as far as callers distinguish.
@@ -184,7 +231,17 @@ impl Tx {
             }
         };
         let db = db.clone();
-        Ok(Tx { db, raw, writes, done: Vec::new(), changes: Vec::new(), version, restarts })
+        Ok(Tx {
+            db,
+            raw,
+            writes,
+            done: Vec::new(),
+            changes: Vec::new(),
+            version,
+            restarts,
+            begun: false,
+            beside: false,
+        })
     }
 
     /// The dialect to write statements in.
@@ -198,9 +255,12 @@ impl Tx {
             return Err(Failure::Other(Error::invalid(misfit)));
         }
         loop {
-            self.db.0.statements.fetch_add(1, Ordering::Relaxed);
+            if !self.beside {
+                self.db.0.statements.fetch_add(1, Ordering::Relaxed);
+            }
             let error = match self.raw.run(&sql).await {
                 Ok(done) => {
+                    self.begun = true;
                     if matches!(sql.change(), Change::Insert(..)) && done.matched == 0 {
                         return Err(Failure::Duplicate);
                     }
@@ -292,19 +352,36 @@ impl Tx {
         self.rows(sql).await?.first().map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The number of rows that a list has in all; `sql` counts those that fulfil the conditions.
+    /// The number of rows that a list has in all; `sql` counts them. One that takes long to count may be up to ten
+    /// minutes old as far as other programs changed the database; what this server changes is in it at once.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn total(&mut self, table: &'static str, conditions: Vec<Predicate>, sql: Sql) -> Result<i64> {
+    pub(super) async fn total(&mut self, counted: Counted, sql: Sql) -> Result<i64> {
         if self.writes {
             return self.number(sql).await;
         }
-        if let Some(total) = self.db.0.totals.get(&sql) {
-            return Ok(total);
+        let db = self.db.clone();
+        let (totals, key) = (&db.0.totals, key(&sql));
+        match totals.get(&key) {
+            Known::Fresh(total) => return Ok(total),
+            Known::Old(total) => {
+                db.recount(key, counted, sql);
+                return Ok(total);
+            }
+            Known::Nothing => {}
         }
+        let (begin, restarts) = (Instant::now(), self.restarts);
+        let count = if self.begun { totals.count(counted.clone(), self.version) } else { None };
         let total = self.number(sql.clone()).await?;
-        self.db.0.totals.put(&sql, table, conditions, total, self.version);
+        let took = begin.elapsed();
+        // After a new start the snapshot is another one.
+        let count = count.filter(|_| self.restarts == restarts);
+        match count.or_else(|| totals.count(counted.clone(), self.version)) {
+            Some(count) => count.finish(key, total, took),
+            None if slow(took) => db.recount(key, counted, sql),
+            None => {}
+        }
         Ok(total)
     }
 
@@ -322,7 +399,10 @@ impl Tx {
 
 async fn pause(restarts: u32, error: &sqlx::Error) {
     tracing::debug!(restarts, %error, "a transaction starts anew");
-    // Between one and two times the pause, so that two that met do not meet again.
-    let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
-    tokio::time::sleep(PAUSE.mul_f64(f64::from(1u32 << restarts.min(10)) * (1.0 + random))).await;
+    tokio::time::sleep(random(PAUSE * (1 << restarts.min(10)))).await;
+}
+
+/// Between one and two times the pause, so that two that met do not meet again.
+fn random(pause: Duration) -> Duration {
+    pause.mul_f64(1.0 + f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0)
 }

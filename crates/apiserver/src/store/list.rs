@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::db::{Row, Tx};
 use super::filter::{Filter, Generation, Operation, Predicate, storable};
 use super::sql::{Dialect, Sql, Value};
+use super::totals::Counted;
 use crate::error::{Error, Result};
 
 /// Rows of a page when the request does not say.
@@ -342,7 +343,8 @@ impl Options {
             operation: Operation::Eq,
             values: vec![value.clone()],
         });
-        tx.total(listable.table, scope.chain(self.filter.iter().cloned()).collect(), count).await
+        let conditions = scope.chain(self.filter.iter().cloned()).collect();
+        tx.total(Counted { table: listable.table, conditions }, count).await
     }
 }
 

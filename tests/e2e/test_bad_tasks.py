@@ -67,6 +67,16 @@ def test_outputs_that_are_missing_wrong_or_huge(platform, tmp_path, script, word
     assert done.state == "FAILED" and all(word in text for word in words), text
 
 
+def test_the_message_of_a_failed_task_ends_with_its_exception(platform, tmp_path):
+    def raises():
+        # What is printed to a pipe comes after the traceback.
+        p.shell(script="""python3 -c 'print("loaded"); raise ValueError("bad input")'""")
+
+    done = run(platform, tmp_path, raises)
+    executor = next(t for t in done.run_details.task_details if t.display_name == "executor")
+    assert executor.error.message.endswith("failed: exit status 1: ValueError: bad input"), story(done)
+
+
 def test_an_artifact_that_was_never_written_is_missed_by_its_reader(platform, tmp_path):
     def reads_nothing():
         made = with_outputs(script='printf x >"$0"; printf 1 >"$1"')

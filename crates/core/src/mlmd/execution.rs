@@ -136,7 +136,7 @@ impl Execution {
 pub struct NewExecution {
     /// Name of the execution's type.
     pub type_name: &'static str,
-    /// Unique name among executions of the type; most executions have none.
+    /// Unique name among executions of the type, if it has one; [`Client::create_task_execution`] finds one itself.
     pub name: Option<String>,
     /// First state.
     pub state: State,

@@ -84,11 +84,12 @@ bench-api: ## Lists and reads over 200,000 runs on each database; BENCH="sqlite 
 dist: $(TARGET)/dist/launcher-v2 ## Small, optimised programs for images; the launcher, which runs in users' images, is static
 	$(CARGO) build --locked --profile dist $(subst --bin launcher-v2,,$(PROGRAMS)) $(ALL)
 
-# Static against musl: glibc's resolver would load libraries of whatever image it runs in.
+# Static against musl: glibc's resolver would load libraries of whatever image it runs in. At a fixed address, so that
+# nothing has to be corrected before the first instruction.
 MUSL := $(shell uname -m)-unknown-linux-musl
 $(TARGET)/dist/launcher-v2: FORCE
 	rustup target add $(MUSL)
-	CC_$(subst -,_,$(MUSL))=$${CC:-cc} $(CARGO) build --locked --profile dist --target $(MUSL) -p kfp-launcher --bin launcher-v2
+	RUSTFLAGS="$$RUSTFLAGS -C relocation-model=static" CC_$(subst -,_,$(MUSL))=$${CC:-cc} $(CARGO) build --locked --profile dist --target $(MUSL) -p kfp-launcher --bin launcher-v2
 	install -D $(TARGET)/$(MUSL)/dist/launcher-v2 $@
 
 bench-launcher: $(TARGET)/dist/launcher-v2 ## Size, start, memory and throughput of the static launcher

@@ -297,7 +297,7 @@ fn pages(count: u64) -> Vec<(&'static str, String)> {
     let filter = format!("filter={}", quote(FILTER));
     let experiment = format!("experiment_id={}", id(0, 7));
     let equals = json!({"predicates": [{"operation": "EQUALS", "key": "name", "string_value": format!("test of {}", id(4, 1))}]});
-    let part = json!({"predicates": [{"operation": "IS_SUBSTRING", "key": "name", "string_value": id(4, 1)}]});
+    let part = json!({"predicates": [{"operation": "IS_SUBSTRING", "key": "name", "string_value": id(4, 1)[..8]}]});
     let failed = json!({"predicates": [{"operation": "EQUALS", "key": "state", "string_value": "FAILED"}]});
     let filtered = |filter: &Value| format!("{newest}&filter={}", quote(&filter.to_string()));
     vec![

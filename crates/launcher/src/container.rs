@@ -140,7 +140,12 @@ impl Task<'_> {
             () = stop.cancelled() => return Err(Error::Stopped),
         }
         let log = self.log().filter(|_| self.options.publish_logs).map(|(_, path)| path);
-        command::run(&words, &environment, log.as_deref(), stop).await?;
+        let ran = command::run(&words, &environment, log.as_deref(), stop);
+        // Room for the outputs is made while the program runs.
+        let outputs = self.input.output_artifacts.values().filter_map(|list| list.first());
+        let prepared = stream::iter(outputs).for_each(async |artifact| self.stores.prepare(&artifact.uri).await);
+        let (ran, ()) = tokio::join!(ran, prepared);
+        ran?;
         let output = ExecutorOutput::read(&self.paths.place(self.input.output_file())).await?;
         let parameters = output::parameters(&self.input, &self.component, &output, &self.paths).await?;
         let parameters = parameters.iter().map(|(name, value)| (name.clone(), ir::from_json(value))).collect();

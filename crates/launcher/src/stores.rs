@@ -55,6 +55,17 @@ impl Stores {
         self.of(uri).await?.download(uri, to).await
     }
 
+    /// Does what can be done for storing something at `uri` before it exists. Best effort: storing does the rest.
+    pub async fn prepare(&self, uri: &str) {
+        if self.opener.dir.is_none() {
+            return;
+        }
+        let prepared = async { self.of(uri).await?.prepare(uri).await };
+        if let Err(error) = prepared.await {
+            tracing::debug!(uri, %error, "not prepared");
+        }
+    }
+
     /// Stores a file or directory at `uri`. Tried twice, the second time with fresh credentials.
     ///
     /// # Errors
@@ -90,6 +101,10 @@ mod tests {
             assert_eq!(stores.download(uri, &back).await.unwrap().files, 1, "{uri}");
         }
         assert!(dir.path().join("s/other/k").exists());
+        for uri in ["minio://root/deep/er/x", "minio://root/../x", "https://x/y"] {
+            stores.prepare(uri).await;
+        }
+        assert!(dir.path().join("s/root/deep/er").is_dir());
         assert!(matches!(stores.upload(&file, "https://x/y").await, Err(Error::Uri(_))));
     }
 }

@@ -127,6 +127,18 @@ impl Store {
         }
     }
 
+    /// Makes the directory for what will be stored at `uri`, where objects are files: it need not be made later.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn prepare(&self, uri: &str) -> Result<(), Error> {
+        let Backend::Directory(dir) = &self.backend else { return Ok(()) };
+        let object = dir.join(self.key(uri)?);
+        let Some(parent) = object.parent().map(Path::to_owned) else { return Ok(()) };
+        local::blocking(move || std::fs::create_dir_all(&parent).map_err(Error::file("create directory", &parent)))
+            .await
+    }
+
     /// Fetches the object at `uri` to the file `to`, or every object below `uri/` to `to/<relative path>`. Files
     /// appear complete or not at all. Nothing stored at `uri` is no error and creates nothing.
     ///

@@ -298,3 +298,104 @@ async fn a_page_costs_at_most_three_queries_whatever_it_holds() {
     assert_eq!(seen, BTreeMap::from([(1, (3, 7)), (3, (2, 7)), (200, (2, 7))]));
     db.close().await;
 }
+
+#[tokio::test]
+async fn parts_of_names_are_found_among_many_and_among_few() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&database(dir.path())).await.unwrap();
+    let few = ["say \"hi\" now", "rare OR train", "Ünïcode naïve", "ab", "a* NOT b", "100%_done", "rare again"];
+    // More trains than are looked up one by one.
+    let names: Vec<String> = (0..1_050).map(|number| format!("train {number}")).chain(few.map(str::to_owned)).collect();
+    let run = |number: usize, name: &str| runs::Run {
+        id: format!("run-{number:04}"),
+        display_name: name.to_owned(),
+        experiment_id: format!("experiment-{}", number % 2),
+        created_at: 1_700_000_000 + number as i64,
+        ..runs::Run::default()
+    };
+    let mut tx = db.write().await.unwrap();
+    for (number, name) in names.iter().enumerate() {
+        assert!(runs::insert(&mut tx, &run(number, name), &runs::Manifests::default()).await.unwrap());
+    }
+    // One that was found is gone, together with its entry.
+    runs::delete(&mut tx, &run(names.len() - 1, "").id).await.unwrap();
+    tx.commit().await.unwrap();
+    let names = &names[..names.len() - 1];
+    for part in [
+        "train",
+        "TRAIN 10",
+        "rare",
+        "rare again",
+        "\"hi\"",
+        "y \"h",
+        "a* NOT",
+        "ab",
+        "a",
+        "%_d",
+        "0%",
+        "naïve",
+        "xyz",
+        "",
+    ] {
+        let filter = json!({"predicates": [{"operation": "IS_SUBSTRING", "key": "name", "string_value": part}]});
+        let filter = filter.to_string();
+        for scope in [vec![], vec![("ExperimentUUID", "experiment-1".into())]] {
+            let fits = |number: usize| scope.is_empty() || number % 2 == 1;
+            let contains = |name: &str| name.to_lowercase().contains(&part.to_lowercase());
+            let want: Vec<String> = (0..names.len())
+                .rev()
+                .filter(|number| fits(*number) && contains(&names[*number]))
+                .map(|number| run(number, "").id)
+                .collect();
+            let (mut got, mut token) = (Vec::new(), String::new());
+            loop {
+                let request = Request {
+                    token: &token,
+                    size: 200,
+                    sort_by: "created_at desc",
+                    filter: &filter,
+                    generation: Generation::V2,
+                };
+                let options = Options::parse(request, &runs::LISTABLE).unwrap();
+                let mut tx = db.read().await.unwrap();
+                let page = runs::list(&mut tx, &scope, &options).await.unwrap();
+                assert_eq!(page.total as usize, want.len(), "{part}");
+                got.extend(page.items.into_iter().map(|run| run.id));
+                if page.next.is_empty() {
+                    break;
+                }
+                token = page.next;
+            }
+            assert_eq!(got, want, "{part:?} {}", scope.len());
+        }
+    }
+    db.close().await;
+}
+
+#[tokio::test]
+async fn names_of_runs_from_before_the_index_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = database(dir.path());
+    let kfp_apiserver::options::Database::Sqlite(file) = &database else { return };
+    let server = start(dir.path()).await;
+    server.run("older than the index", json!({"a": 1})).await.ok();
+    server.stop().await;
+    let old = rusqlite::Connection::open(file).unwrap();
+    // As releases before left it.
+    old.execute_batch(
+        "DROP TRIGGER list_run_by_name_part; DROP TRIGGER unlist_run_by_name_part; \
+         DROP TRIGGER relist_run_by_name_part; DROP TABLE list_runs_by_name_part;",
+    )
+    .unwrap();
+    old.execute("UPDATE run_details SET DisplayName = 'younger than the rest'", []).unwrap();
+    drop(old);
+    let server = start(dir.path()).await;
+    let part = |text: &str| json!([{"operation": "IS_SUBSTRING", "key": "name", "string_value": text}]);
+    assert_eq!(found(&server, part("UNGER")).await, ["younger than the rest"]);
+    // Renamed by hand.
+    let hand = rusqlite::Connection::open(file).unwrap();
+    hand.execute("UPDATE run_details SET DisplayName = 'renamed'", []).unwrap();
+    assert_eq!(found(&server, part("unger")).await, Vec::<String>::new());
+    assert_eq!(found(&server, part("named")).await, ["renamed"]);
+    server.stop().await;
+}

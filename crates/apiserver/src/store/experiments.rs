@@ -46,6 +46,7 @@ pub static LISTABLE: Listable = Listable {
         text("storage_state", "StorageState"),
     ],
     tags: None,
+    parts: None,
     metrics: None,
 };
 

@@ -117,6 +117,7 @@ pub static LISTABLE: Listable = Listable {
         text("description", "Description"),
     ],
     tags: None,
+    parts: None,
     metrics: None,
 };
 

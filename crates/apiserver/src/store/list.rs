@@ -75,10 +75,14 @@ pub struct Listable {
     pub fields: &'static [Field],
     /// The tag table and its id column, when `tags.KEY` may be filtered by.
     pub tags: Option<(&'static str, &'static str)>,
+    /// A column, and the table in which SQLite finds the rows that have a text as a part of it.
+    pub parts: Option<(&'static str, &'static str)>,
     /// The table of metrics and its id column, when `metric:NAME` may be sorted by.
     pub metrics: Option<(&'static str, &'static str)>,
 }
 
+/// Shorter texts, in characters, are in no index of parts.
+const TRIGRAM: usize = 3;
 /// Primary key of every listable table.
 const ID: &str = "UUID";
 /// What a run without the metric counts as, so that it comes before all others.
@@ -331,10 +335,62 @@ impl Options {
         }
     }
 
+    /// The index that finds a part of a text, and the phrase to ask it for.
+    fn part(&self, dialect: Dialect, listable: &Listable) -> Option<(&'static str, String)> {
+        let (column, index) = listable.parts.filter(|_| dialect == Dialect::Sqlite)?;
+        let texts =
+            self.filter.iter().filter_map(|predicate| match (predicate.operation, predicate.values.as_slice()) {
+                (Operation::Substring, [Value::Text(text)]) if predicate.column == column => Some(text),
+                _ => None,
+            });
+        let text = texts.max_by_key(|text| text.len()).filter(|text| text.chars().count() >= TRIGRAM)?;
+        Some((index, format!("\"{}\"", text.replace('"', "\"\""))))
+    }
+
+    /// Appends a query of the ids of all rows that the list has.
+    fn ids(&self, sql: &mut Sql, listable: &Listable, scope: &[(&str, Value)]) {
+        sql.push("SELECT ").ident(ID).push(" FROM ");
+        let Some((index, phrase)) = self.part(sql.dialect(), listable) else {
+            sql.ident(listable.table);
+            self.conditions(sql, listable, scope);
+            return;
+        };
+        // What the index finds is read row by row: if that is much, reading all texts in their order is faster. The
+        // number comes first in a join, so that only one of the two queries does anything.
+        for (few, word) in [(true, " <= "), (false, " > ")] {
+            sql.nested(|sql| {
+                sql.push("SELECT ").ident(ID).push(" FROM ");
+                sql.nested(|sql| {
+                    sql.push("SELECT COUNT(*) AS candidates FROM ").nested(|sql| {
+                        sql.push("SELECT 1 FROM ").ident(index).glue().ident(index).push(" MATCH ").bind(&phrase);
+                        sql.push(" LIMIT ").push(&(FEW + 1).to_string());
+                    });
+                });
+                sql.push(" CROSS JOIN ").ident(listable.table).glue();
+                sql.push("candidates").push(word).push(&FEW.to_string());
+                self.conditions(sql, listable, scope);
+                if few {
+                    sql.glue().ident(ID).push(" IN ").nested(|sql| {
+                        sql.push("SELECT ").ident(ID).push(" FROM ").ident(index).glue().ident(index);
+                        sql.push(" MATCH ").bind(&phrase);
+                    });
+                }
+            });
+            if few {
+                sql.push(" UNION ALL SELECT ").ident(ID).push(" FROM ");
+            }
+        }
+    }
+
     async fn total(&self, tx: &mut Tx, listable: &Listable, scope: &[(&str, Value)]) -> Result<i64> {
         let mut count = Sql::new(tx.dialect());
-        count.push("SELECT COUNT(*) FROM ").ident(listable.table);
-        self.conditions(&mut count, listable, scope);
+        count.push("SELECT COUNT(*) FROM ");
+        if self.part(tx.dialect(), listable).is_some() {
+            count.nested(|sql| self.ids(sql, listable, scope));
+        } else {
+            count.ident(listable.table);
+            self.conditions(&mut count, listable, scope);
+        }
         if !self.tags.is_empty() {
             return tx.number(count).await;
         }
@@ -374,8 +430,7 @@ pub async fn page<T>(
     if found.is_some_and(|found| found <= FEW) {
         sql.glue().ident(ID).push(" IN (SELECT ").ident(ID).push(" FROM ");
         sql.nested(|sql| {
-            sql.push("SELECT ").ident(ID).push(" FROM ").ident(listable.table);
-            options.conditions(sql, listable, scope);
+            options.ids(sql, listable, scope);
             // Far from reached, but it keeps this query apart from the rest.
             sql.push(" LIMIT ").push(&(FEW * 100).to_string());
         });

@@ -45,6 +45,7 @@ pub static LISTABLE: Listable = Listable {
         text("namespace", "Namespace").nullable(),
     ],
     tags: Some(Pipeline::KIND.tags),
+    parts: None,
     metrics: None,
 };
 

@@ -104,6 +104,9 @@ const COLUMNS: &[&str] = &[
     "RetryClaimedAtInSec",
 ];
 
+/// The index of the parts of runs' names, on SQLite and PostgreSQL.
+pub(super) const NAME_PARTS: &str = "list_runs_by_name_part";
+
 /// How runs are listed.
 pub static LISTABLE: Listable = Listable {
     kind: "Run",
@@ -128,6 +131,7 @@ pub static LISTABLE: Listable = Listable {
         text("recurring_run_id", "JobUUID").nullable(),
     ],
     tags: None,
+    parts: Some(("DisplayName", NAME_PARTS)),
     metrics: Some(("run_metrics", "RunUUID")),
 };
 

@@ -99,6 +99,7 @@ pub static LISTABLE: Listable = Listable {
         text("parent_task_id", "ParentTaskUUID").nullable(),
     ],
     tags: None,
+    parts: None,
     metrics: None,
 };
 

@@ -280,6 +280,12 @@ fn fulfils(conditions: &[Predicate], row: &[(&'static str, Value)]) -> Option<bo
         let found = match (condition.operation, condition.values.as_slice()) {
             (Operation::Eq, [wanted]) => equal(wanted),
             (Operation::Ne, [wanted]) => equal(wanted).map(|equal| !equal),
+            (Operation::Substring, [Value::Text(part)]) => match value {
+                Some(Value::Text(text)) if text.is_ascii() && part.is_ascii() => {
+                    Some(text.to_ascii_lowercase().contains(&part.to_ascii_lowercase()))
+                }
+                _ => None,
+            },
             _ => None,
         };
         match found {
@@ -368,6 +374,29 @@ mod tests {
             count.finish(key(&count_of("a")), 7, Duration::ZERO);
             assert_eq!(get(&totals, "a"), want, "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_new_row_counts_where_its_text_has_the_part() {
+        let part = |text: &str| Counted {
+            table: "run_details",
+            conditions: vec![Predicate {
+                column: "DisplayName".to_owned(),
+                operation: Operation::Substring,
+                values: vec![text.into()],
+            }],
+        };
+        for (wanted, name, want) in [
+            ("RAIN", "train", Some(true)),
+            ("rain_", "train", Some(false)),
+            ("", "train", Some(true)),
+            // Only the database knows what it takes for the same.
+            ("rain", "tra\u{ef}n", None),
+            ("ra\u{ef}n", "train", None),
+        ] {
+            assert_eq!(fulfils(&part(wanted).conditions, &[("DisplayName", name.into())]), want, "{wanted} {name}");
+        }
+        assert_eq!(fulfils(&part("x").conditions, &[]), None);
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub static LISTABLE: Listable = Listable {
         text("pipeline_spec", "PipelineSpec"),
     ],
     tags: Some(Version::KIND.tags),
+    parts: None,
     metrics: None,
 };
 

@@ -3,6 +3,7 @@
 //! the database back; what is older becomes what upstream's own upgrade makes of it.
 
 mod legacy;
+mod parts;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +17,6 @@ use tables::{TABLES, Table};
 const LOCK_SECONDS: i64 = 3600;
 /// Name of that lock on MySQL, and its number on PostgreSQL.
 const LOCK: (&str, i64) = ("ml-pipeline-schema", 0x6d6c_7069_7065);
-
-/// The index of the parts of runs' names, on PostgreSQL.
-const NAME_PARTS: (&str, &str, &str) = ("list_runs_by_name_part", "run_details", "DisplayName");
 
 /// What the database has.
 #[derive(Debug, Default)]
@@ -182,9 +180,7 @@ async fn change(link: &mut Link) -> Result<()> {
             link.run(&sql).await.map_err(failed)?;
         }
     }
-    if dialect == Dialect::Postgres {
-        index_name_parts(link, &catalog).await.map_err(failed)?;
-    }
+    parts::index(link, &catalog).await.map_err(failed)?;
     for (table, column, seed) in
         [("db_statuses", "HaveSamplesLoaded", false.into()), ("default_experiments", "DefaultExperimentId", "".into())]
     {
@@ -194,27 +190,4 @@ async fn change(link: &mut Link) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Makes the index that finds runs by a part of their name, which else takes reading all names. It needs an extension
-/// that the owner of a database may install, where the server has it; all else works without.
-async fn index_name_parts(link: &mut Link, catalog: &Catalog) -> Result<()> {
-    let (name, table, column) = NAME_PARTS;
-    if catalog.indexes.contains(&(table.to_owned(), name.to_owned())) {
-        return Ok(());
-    }
-    let mut index = Sql::new(link.dialect());
-    index.push("CREATE INDEX ").ident(name).push(" ON ").ident(table).push(" USING gin (").ident(column);
-    // Without a list of pending entries, which one of many inserts would have to work off.
-    index.push(" gin_trgm_ops) WITH (fastupdate = off)");
-    link.text("SAVEPOINT name_parts").await?;
-    let made = match link.text("CREATE EXTENSION IF NOT EXISTS pg_trgm").await {
-        Ok(()) => link.run(&index).await.map(drop),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = made {
-        tracing::info!(%error, "no index of the parts of runs' names: a search for one reads them all");
-        link.text("ROLLBACK TO SAVEPOINT name_parts").await?;
-    }
-    Ok(link.text("RELEASE SAVEPOINT name_parts").await?)
 }

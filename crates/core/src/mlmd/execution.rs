@@ -131,6 +131,9 @@ impl Execution {
     }
 }
 
+/// Earlier executions of one task that are looked at for one that has no end: each retry of a run may leave one.
+const MOST_EARLIER: u64 = 1_000;
+
 /// What to create. Properties are those of [`names`].
 #[derive(Clone, Debug, Default)]
 pub struct NewExecution {
@@ -249,6 +252,9 @@ impl Client {
                 let execution = Execution { message };
                 self.update_execution(&execution).await?;
                 return Ok((execution, earlier));
+            }
+            if number == MOST_EARLIER {
+                return Err(Error::Invalid(format!("the task has {number} executions already, the last {name:?}")));
             }
             number += 1;
         }

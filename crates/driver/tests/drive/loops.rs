@@ -6,6 +6,12 @@ use serde_json::{Value, json};
 use crate::world::World;
 use crate::{constant, definitions, from_component, kind, task_artifact, task_output};
 
+/// The addresses of the input artifacts `as` of an executor.
+fn uris(input: &Value) -> Vec<Value> {
+    let artifacts = input["inputs"]["artifacts"]["as"]["artifacts"].as_array();
+    artifacts.into_iter().flatten().map(|artifact| artifact["uri"].clone()).collect()
+}
+
 /// A loop over `items` whose body is one container `work` with output `out` and artifact `a`.
 pub async fn run_loop(world: &World, parent: i64, name: &str, items: Value) -> i64 {
     let task = json!({
@@ -53,12 +59,7 @@ async fn loops_are_collected_in_order() {
             .await
             .unwrap();
         assert_eq!(files.parameters()["l"], wanted);
-        let uris: Vec<_> = files.executor_input()["inputs"]["artifacts"]["as"]["artifacts"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|artifact| artifact["uri"].clone())
-            .collect();
+        let uris = uris(&files.executor_input());
         let expected: Vec<_> = wanted.as_array().unwrap().iter().map(|n| json!(format!("minio://b/{n}"))).collect();
         assert_eq!(uris, expected);
         // A nested DAG gets the whole list, too.
@@ -143,12 +144,7 @@ async fn nested_loops_collect_nested_parameters_and_flat_artifacts() {
         "parameters": {"l": task_output("outer", "all")}, "artifacts": {"as": task_artifact("outer", "alls")}}});
     let files = world.container(root, "use", inputs, definitions(json!({"l": kind("LIST")}))).await.unwrap();
     assert_eq!(files.parameters()["l"], json!([[1, 2, 3], []]));
-    let uris: Vec<_> = files.executor_input()["inputs"]["artifacts"]["as"]["artifacts"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|artifact| artifact["uri"].clone())
-        .collect();
+    let uris = uris(&files.executor_input());
     assert_eq!(uris, ["minio://b/1", "minio://b/2", "minio://b/3"]);
 }
 
